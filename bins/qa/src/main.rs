@@ -1,0 +1,3 @@
+//! The `qa` program.
+
+fn main() {}

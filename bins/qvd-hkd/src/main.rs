@@ -1,0 +1,3 @@
+//! The `qvd-hkd` program.
+
+fn main() {}

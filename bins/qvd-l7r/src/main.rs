@@ -1,0 +1,3 @@
+//! The `qvd-l7r` program.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! The `qvd-vma` program.
+
+fn main() {}

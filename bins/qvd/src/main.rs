@@ -1,0 +1,3 @@
+//! The `qvd` program.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! The `qvdclient` program.
+
+fn main() {}

@@ -1,0 +1,225 @@
+//! The combination rules of authenticators, in one place.
+//!
+//! | step | rule over the configured order |
+//! |---|---|
+//! | normalise | trim, lower-case unless case matters, then each in turn; none = rejected |
+//! | split a second factor | the first that splits |
+//! | password | the first that accepts; later ones are not asked; one that could not decide is passed over |
+//! | second factor | only if split: any that verifies; none = rejected for good |
+//! | after login | all, also those that did not accept |
+//! | before list, before connect | all |
+//! | list | the first that has one, else the user's own machines |
+//! | access | the owner, or any that grants |
+
+use std::sync::Arc;
+
+use crate::auth::{Access, Attempt, AuthError, Authenticator, Login, Verdict};
+use crate::id::{UserId, VmId};
+use crate::model::Properties;
+use crate::secret::Secret;
+
+/// Proof of a login. Only [`Chain::authenticate`] makes one.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    login: String,
+    user_id: Option<UserId>,
+    params: Properties,
+}
+
+impl Identity {
+    /// The login after normalisation, or the canonical one that an authenticator gave.
+    pub fn login(&self) -> &str {
+        &self.login
+    }
+
+    /// The user's row, when an authenticator knew it; otherwise the caller looks it up by login.
+    pub fn user_id(&self) -> Option<UserId> {
+        self.user_id
+    }
+
+    /// Completes the identity with the row found by login.
+    pub fn with_user_id(mut self, user: UserId) -> Self {
+        self.user_id = Some(user);
+        self
+    }
+
+    /// Properties that authenticators gave, `qvd.vm.user.name` among them.
+    pub fn params(&self) -> &Properties {
+        &self.params
+    }
+}
+
+/// Why nobody accepted.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Denial {
+    /// Wrong login, password or second factor.
+    Rejected,
+    /// Nobody accepted and somebody could not decide.
+    Undecided(AuthError),
+    /// Accepted, but completing the login failed.
+    Incomplete(AuthError),
+}
+
+/// Authenticators in configured order.
+#[derive(Clone, Debug)]
+pub struct Chain {
+    plugins: Vec<Arc<dyn Authenticator>>,
+    case_sensitive: bool,
+}
+
+/// Collects the parts of a [`Chain`].
+#[derive(Debug, Default)]
+pub struct ChainBuilder {
+    plugins: Vec<Arc<dyn Authenticator>>,
+    case_sensitive: bool,
+}
+
+impl ChainBuilder {
+    /// Appends an authenticator.
+    pub fn plugin(mut self, plugin: Arc<dyn Authenticator>) -> Self {
+        self.plugins.push(plugin);
+        self
+    }
+
+    /// Whether `Alice` and `alice` are two users (`model.user.login.case-sensitive`).
+    pub fn case_sensitive(mut self, yes: bool) -> Self {
+        self.case_sensitive = yes;
+        self
+    }
+
+    /// The chain.
+    pub fn build(self) -> Chain {
+        Chain { plugins: self.plugins, case_sensitive: self.case_sensitive }
+    }
+}
+
+impl Chain {
+    /// Starts an empty chain, which rejects everybody.
+    pub fn builder() -> ChainBuilder {
+        ChainBuilder::default()
+    }
+
+    /// Runs the whole login.
+    ///
+    /// # Errors
+    ///
+    /// [`Denial`]; only [`Denial::Rejected`] means that the credentials are wrong.
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping it ends the attempt; provisioning that had begun may have taken effect.
+    pub async fn authenticate(&self, mut attempt: Attempt) -> Result<Identity, Denial> {
+        attempt.normalized_login = self.normalize(&attempt.login).ok_or(Denial::Rejected)?;
+        let token = self.split_second_factor(&mut attempt);
+        let mut login = self.first_accepted(&attempt).await?;
+        if let Some(token) = token {
+            self.second_factor(&attempt.normalized_login, &token).await?;
+        }
+        if let Some(canonical) = &login.canonical_login {
+            attempt.normalized_login.clone_from(canonical);
+        }
+        login.params.entry("qvd.vm.user.name".to_owned()).or_insert_with(|| attempt.normalized_login.clone());
+        for plugin in &self.plugins {
+            plugin.after_login(&attempt, &mut login).await.map_err(Denial::Incomplete)?;
+        }
+        Ok(Identity { login: attempt.normalized_login, user_id: login.user_id, params: login.params })
+    }
+
+    /// Runs every authenticator's hook before a list.
+    ///
+    /// # Errors
+    ///
+    /// The first hook's failure.
+    pub async fn before_list(&self, identity: &Identity) -> Result<(), AuthError> {
+        for plugin in &self.plugins {
+            plugin.before_list(identity).await?;
+        }
+        Ok(())
+    }
+
+    /// Runs every authenticator's hook before a connect.
+    ///
+    /// # Errors
+    ///
+    /// The first hook's failure.
+    pub async fn before_connect(&self, identity: &Identity, vm: VmId) -> Result<(), AuthError> {
+        for plugin in &self.plugins {
+            plugin.before_connect(identity, vm).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether the identity may use a machine that `owner` owns.
+    ///
+    /// # Errors
+    ///
+    /// An authenticator could not decide and nobody granted.
+    pub async fn allows(&self, identity: &Identity, vm: VmId, owner: UserId) -> Result<bool, AuthError> {
+        if identity.user_id == Some(owner) {
+            return Ok(true);
+        }
+        let mut undecided = None;
+        for plugin in &self.plugins {
+            match plugin.access(identity, vm).await {
+                Ok(Access::Grant) => return Ok(true),
+                Ok(Access::NoOpinion) => {}
+                Err(error) => undecided = Some(error),
+            }
+        }
+        undecided.map_or(Ok(false), Err)
+    }
+
+    /// The first own list of an authenticator, or `None` for the user's own machines.
+    ///
+    /// # Errors
+    ///
+    /// The asked authenticator's failure.
+    pub async fn list(&self, identity: &Identity) -> Result<Option<Vec<VmId>>, AuthError> {
+        for plugin in &self.plugins {
+            if let Some(list) = plugin.list(identity).await? {
+                return Ok(Some(list));
+            }
+        }
+        Ok(None)
+    }
+
+    fn normalize(&self, login: &str) -> Option<String> {
+        let trimmed = login.trim();
+        let start = if self.case_sensitive { trimmed.to_owned() } else { trimmed.to_lowercase() };
+        let login = self.plugins.iter().try_fold(start, |login, plugin| plugin.normalize_login(&login))?;
+        (!login.is_empty()).then_some(login)
+    }
+
+    fn split_second_factor(&self, attempt: &mut Attempt) -> Option<Secret<String>> {
+        let (password, token) =
+            self.plugins.iter().find_map(|p| p.split_second_factor(attempt.password.expose()))?;
+        attempt.password = Secret::new(password);
+        Some(token)
+    }
+
+    async fn first_accepted(&self, attempt: &Attempt) -> Result<Login, Denial> {
+        let mut undecided = None;
+        for plugin in &self.plugins {
+            match plugin.authenticate(attempt).await {
+                Ok(Verdict::Accepted(login)) => return Ok(login),
+                Ok(Verdict::NotMine) => {}
+                Ok(Verdict::Rejected(_)) => return Err(Denial::Rejected),
+                Err(error) => undecided = Some(error),
+            }
+        }
+        Err(undecided.map_or(Denial::Rejected, Denial::Undecided))
+    }
+
+    async fn second_factor(&self, login: &str, token: &Secret<String>) -> Result<(), Denial> {
+        let mut undecided = None;
+        for plugin in &self.plugins {
+            match plugin.verify_second_factor(login, token).await {
+                Ok(true) => return Ok(()),
+                Ok(false) => {}
+                Err(error) => undecided = Some(error),
+            }
+        }
+        Err(undecided.map_or(Denial::Rejected, Denial::Undecided))
+    }
+}

@@ -1,0 +1,76 @@
+//! Choice of a host for a virtual machine.
+
+use std::fmt::Debug;
+
+use crate::id::{HostId, VmId};
+use crate::model::Properties;
+
+/// What a balancer may know of a host: a snapshot, taken just before the choice.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HostSnapshot {
+    /// The host.
+    pub id: HostId,
+    /// Its name.
+    pub name: String,
+    /// Memory for virtual machines, in MiB; 0 while unknown.
+    pub usable_ram_mib: f64,
+    /// Processor capacity in bogomips; 0 while unknown.
+    pub usable_cpu: f64,
+    /// Virtual machines assigned to it, whatever their state.
+    pub vms: u32,
+    /// The host's properties.
+    pub properties: Properties,
+}
+
+/// What a balancer may know of the virtual machine to place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VmSnapshot {
+    /// The virtual machine.
+    pub id: VmId,
+    /// Merged properties (flavour, user, machine; later wins).
+    pub properties: Properties,
+}
+
+/// Orders hosts for a virtual machine.
+///
+/// # Contract
+///
+/// * Pure: the answer depends on the arguments alone. `random` yields numbers in `[0, 1)`.
+/// * The snapshot holds only hosts that may be used (running, not blocked, backend, driver present).
+/// * The answer holds ids of the snapshot, best first, none twice. A host left out is not used. An empty
+///   answer means that no host suits.
+///
+/// # Cancellation
+///
+/// Not asynchronous.
+///
+/// # Errors
+///
+/// None; an empty list is the refusal.
+///
+/// # Example
+///
+/// ```
+/// use qvd_core::balance::{HostSnapshot, LoadBalancer, VmSnapshot};
+/// use qvd_core::HostId;
+///
+/// /// Fewest machines first.
+/// #[derive(Debug)]
+/// struct Fewest;
+///
+/// impl LoadBalancer for Fewest {
+///     fn name(&self) -> &str { "fewest" }
+///     fn rank(&self, _: &VmSnapshot, hosts: &[HostSnapshot], _: &mut dyn FnMut() -> f64) -> Vec<HostId> {
+///         let mut order: Vec<_> = hosts.iter().collect();
+///         order.sort_by_key(|h| h.vms);
+///         order.into_iter().map(|h| h.id).collect()
+///     }
+/// }
+/// ```
+pub trait LoadBalancer: Debug + Send + Sync + 'static {
+    /// Name, as in `l7r.loadbalancer.plugin`.
+    fn name(&self) -> &str;
+
+    /// Hosts, best first.
+    fn rank(&self, vm: &VmSnapshot, hosts: &[HostSnapshot], random: &mut dyn FnMut() -> f64) -> Vec<HostId>;
+}

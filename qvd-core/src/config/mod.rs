@@ -1,0 +1,1 @@
+//! Configuration: the registry of keys, the file syntax, and layering.
