@@ -1,0 +1,266 @@
+//! An agent without a virtual machine.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use tokio::sync::watch;
+
+use crate::state::XState;
+use crate::testkit::script::{Script, lock};
+use crate::vma::{Params, Vma, VmaError};
+
+/// A method of the agent, without its arguments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum VmaMethod {
+    /// `ping`.
+    Ping,
+    /// `x_state`.
+    XState,
+    /// `x_start`.
+    XStart,
+    /// `x_suspend`.
+    XSuspend,
+    /// `x_stop`.
+    XStop,
+    /// `poweroff`.
+    Poweroff,
+    /// `expire`.
+    Expire,
+}
+
+impl VmaMethod {
+    /// Name on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ping => "ping",
+            Self::XState => "x_state",
+            Self::XStart => "x_start",
+            Self::XSuspend => "x_suspend",
+            Self::XStop => "x_stop",
+            Self::Poweroff => "poweroff",
+            Self::Expire => "expire",
+        }
+    }
+}
+
+/// One call that the fake received.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VmaCall {
+    /// Method.
+    pub method: VmaMethod,
+    /// Parameters of `x_start` and `expire`; empty otherwise.
+    pub params: Params,
+}
+
+/// An agent that keeps the contract of [`Vma`] over a state that the test sets.
+///
+/// It begins `stopped`; `x_start` makes it walk the states of [`with_start_path`](FakeVma::with_start_path), one per
+/// `x_state`; nothing else happens by itself.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// use qvd_core::state::XState;
+/// use qvd_core::testkit::fakes::{FakeVma, VmaMethod};
+/// use qvd_core::vma::Vma;
+///
+/// let vma = FakeVma::new().with_start_path([XState::Starting, XState::Listening]);
+/// vma.x_start(&vec![("qvd.vm.user.name".into(), "alice".into())]).await.unwrap();
+/// assert_eq!(vma.x_state().await.unwrap(), XState::Starting);
+/// assert_eq!(vma.x_state().await.unwrap(), XState::Listening);
+/// vma.refuse_next(VmaMethod::XStart, "not now");
+/// assert!(vma.x_start(&Vec::new()).await.is_err());
+/// assert_eq!(vma.times(VmaMethod::XStart), 2);
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct FakeVma {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    world: Mutex<World>,
+    script: Script<VmaMethod, VmaError>,
+    powered_off: watch::Sender<bool>,
+}
+
+#[derive(Debug)]
+struct World {
+    state: XState,
+    upcoming: VecDeque<XState>,
+    start_path: Vec<XState>,
+    reachable: bool,
+    calls: Vec<VmaCall>,
+}
+
+impl Default for FakeVma {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl FakeVma {
+    /// An agent whose desktop is stopped and comes up at once when started.
+    pub fn new() -> Self {
+        let world = World {
+            state: XState::Stopped,
+            upcoming: VecDeque::new(),
+            start_path: vec![XState::Listening],
+            reachable: true,
+            calls: Vec::new(),
+        };
+        Self {
+            inner: Arc::new(Inner {
+                world: Mutex::new(world),
+                script: Script::default(),
+                powered_off: watch::Sender::new(false),
+            }),
+        }
+    }
+
+    /// States that successive `x_state` calls report after an `x_start`; the last one stays.
+    pub fn with_start_path(self, path: impl IntoIterator<Item = XState>) -> Self {
+        lock(&self.inner.world).start_path = path.into_iter().collect();
+        self
+    }
+
+    /// Sets the state; forgets states still to come.
+    pub fn set_state(&self, state: XState) {
+        let mut world = lock(&self.inner.world);
+        world.upcoming.clear();
+        world.state = state;
+    }
+
+    /// States that the next `x_state` calls report, one each; the last one stays.
+    pub fn script_states(&self, states: impl IntoIterator<Item = XState>) {
+        lock(&self.inner.world).upcoming = states.into_iter().collect();
+    }
+
+    /// State now, without a call.
+    pub fn state(&self) -> XState {
+        lock(&self.inner.world).state
+    }
+
+    /// While false every call fails with [`VmaError::Unreachable`].
+    pub fn set_reachable(&self, reachable: bool) {
+        lock(&self.inner.world).reachable = reachable;
+    }
+
+    /// The next call of this method is refused with this text.
+    pub fn refuse_next(&self, method: VmaMethod, message: &str) {
+        let error = VmaError::Refused { method: method.as_str(), message: message.to_owned() };
+        self.fail_next(method, error);
+    }
+
+    /// The next call of this method fails so; failures queue up.
+    pub fn fail_next(&self, method: VmaMethod, error: VmaError) {
+        self.inner.script.fail_next(method, error);
+    }
+
+    /// Calls of this method wait until [`release`](FakeVma::release).
+    pub fn hold(&self, method: VmaMethod) {
+        self.inner.script.hold(method);
+    }
+
+    /// Lets waiting calls of this method go on.
+    pub fn release(&self, method: VmaMethod) {
+        self.inner.script.release(method);
+    }
+
+    /// Every call so far, in order of arrival.
+    pub fn calls(&self) -> Vec<VmaCall> {
+        lock(&self.inner.world).calls.clone()
+    }
+
+    /// How often this method was called.
+    pub fn times(&self, method: VmaMethod) -> usize {
+        self.inner.script.times(method)
+    }
+
+    /// Parameters of the last `x_start`.
+    pub fn last_start(&self) -> Option<Params> {
+        self.calls().into_iter().rev().find(|c| c.method == VmaMethod::XStart).map(|c| c.params)
+    }
+
+    /// Waits until this method has been called at least `times` times.
+    pub async fn called(&self, method: VmaMethod, times: usize) {
+        self.inner.script.entered(method, times).await;
+    }
+
+    /// Waits for an accepted `poweroff`: what a test connects to the end of its fake machine.
+    pub async fn powered_off(&self) {
+        // The sender lives in `self`, so the wait cannot end by its loss.
+        let _ = self.inner.powered_off.subscribe().wait_for(|off| *off).await;
+    }
+
+    async fn enter(&self, method: VmaMethod, params: &Params) -> Result<(), VmaError> {
+        lock(&self.inner.world).calls.push(VmaCall { method, params: params.clone() });
+        let failure = self.inner.script.enter(method).await;
+        if !lock(&self.inner.world).reachable {
+            return Err(VmaError::Unreachable {
+                method: method.as_str(),
+                endpoint: "fake".to_owned(),
+                source: "set unreachable by the test".into(),
+            });
+        }
+        failure.map_or(Ok(()), Err)
+    }
+}
+
+#[async_trait]
+impl Vma for FakeVma {
+    async fn ping(&self) -> Result<(), VmaError> {
+        self.enter(VmaMethod::Ping, &Params::new()).await
+    }
+
+    async fn x_state(&self) -> Result<XState, VmaError> {
+        self.enter(VmaMethod::XState, &Params::new()).await?;
+        let mut world = lock(&self.inner.world);
+        if let Some(next) = world.upcoming.pop_front() {
+            world.state = next;
+        }
+        Ok(world.state)
+    }
+
+    async fn x_start(&self, params: &Params) -> Result<(), VmaError> {
+        self.enter(VmaMethod::XStart, params).await?;
+        let mut world = lock(&self.inner.world);
+        if !matches!(world.state, XState::Stopped | XState::Suspended) {
+            let message = format!("the X session is {}", world.state);
+            return Err(VmaError::Refused { method: "x_start", message });
+        }
+        world.upcoming = world.start_path.iter().copied().collect();
+        world.state = XState::Starting;
+        Ok(())
+    }
+
+    async fn x_suspend(&self) -> Result<XState, VmaError> {
+        self.enter(VmaMethod::XSuspend, &Params::new()).await?;
+        let mut world = lock(&self.inner.world);
+        let found = world.state;
+        if matches!(found, XState::Connected | XState::Listening) {
+            world.upcoming.clear();
+            world.state = XState::Suspended;
+        }
+        Ok(found)
+    }
+
+    async fn x_stop(&self) -> Result<XState, VmaError> {
+        self.enter(VmaMethod::XStop, &Params::new()).await?;
+        let mut world = lock(&self.inner.world);
+        world.upcoming.clear();
+        Ok(std::mem::replace(&mut world.state, XState::Stopped))
+    }
+
+    async fn poweroff(&self) -> Result<(), VmaError> {
+        self.enter(VmaMethod::Poweroff, &Params::new()).await?;
+        self.set_state(XState::Stopped);
+        self.inner.powered_off.send_replace(true);
+        Ok(())
+    }
+
+    async fn expire(&self, limits: &Params) -> Result<(), VmaError> {
+        self.enter(VmaMethod::Expire, limits).await
+    }
+}
