@@ -1,0 +1,52 @@
+# The front door. `make demo` shows a desktop, `make test` proves that everything works.
+# Both install what they need (Debian packages, nothing else) and say so first.
+
+SHELL := /bin/bash
+CARGO ?= cargo
+# Where cargo builds; the demonstration's files always lie in the clone, below target/demo.
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+DEMO_BINS := --bin qvd --bin qvd-vma --bin qvdclient --bin qa --bin qvd-demo
+
+.DEFAULT_GOAL := help
+.PHONY: help demo clean-demo test test-fast lint doc handover bench build
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
+
+demo: ## a real desktop over NX through all parts; KEEP=1 leaves it running
+	@.ci/setup demo
+	@echo "demo: building (first time: some minutes; later: seconds)"
+	@$(CARGO) build --profile quick $(DEMO_BINS)
+	@.ci/apparmor "$(TARGET)/quick/qvd"
+	@exec "$(TARGET)/quick/qvd-demo"
+
+clean-demo: ## removes the demonstration's data
+	@rm -rf target/demo
+
+build: ## all programs, for development
+	@.ci/setup build
+	$(CARGO) build --workspace
+
+test: ## everything that CI runs: format, lints, docs, all tests on real parts
+	@.ci/setup test
+	@.ci/test all
+
+test-fast: ## the tests alone
+	@.ci/setup test
+	@.ci/test tests
+
+lint: ## format, clippy, docs, licences
+	@.ci/setup build
+	@.ci/test lint
+
+doc: ## the API documentation, below $(TARGET)/doc
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps
+
+handover: ## the full sweep of cut hand-overs; takes long
+	@.ci/setup test
+	$(CARGO) build --workspace --bins
+	$(CARGO) run -p qvd-system-tests --bin qvd-handover -- --full
+
+bench: ## ours against HAProxy, nginx and a plain copy, in one run
+	@.ci/setup bench
+	$(CARGO) run --profile dist -p qvd-benches --bin forward
