@@ -1,1 +1,2 @@
 //! See the crate description; modules follow.
+pub mod password;
