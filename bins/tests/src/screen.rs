@@ -1,0 +1,117 @@
+//! The user's screen: an Xvfb with a window manager, found free by the server itself.
+
+use std::fs;
+use std::io::Read as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+
+use crate::process::{Process, wait_until};
+use crate::window::Display;
+
+/// An X screen of its own, closed to other users, with a window manager running on it.
+///
+/// A window manager is needed: without one nxagent ignores the wanted geometry. It is jwm, since Openbox at times
+/// keeps the record of a broken NX window and never maps the next one.
+#[derive(Debug)]
+pub struct Screen {
+    // Ends first.
+    _manager: Process,
+    _server: Process,
+    number: u32,
+    authority: PathBuf,
+    cookie: [u8; 16],
+}
+
+impl Screen {
+    /// Starts one of this size; its files and logs lie in `dir`.
+    ///
+    /// # Errors
+    ///
+    /// When Xvfb or jwm is missing or does not come up.
+    pub fn start(dir: &Path, width: u32, height: u32) -> Result<Self> {
+        fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        let cookie = random_cookie()?;
+        let authority = dir.join("Xauthority");
+        fs::write(&authority, wild_authority(&cookie)).context("cannot write the X authority")?;
+        fs::set_permissions(&authority, fs::Permissions::from_mode(0o600))
+            .context("cannot protect the X authority")?;
+
+        let mut command = Command::new("Xvfb");
+        // -noreset: else the server resets when its first client leaves and drops a window manager that starts then.
+        command
+            .args(["-displayfd", "1", "-noreset", "-nolisten", "tcp", "-screen", "0"])
+            .arg(format!("{width}x{height}x24"))
+            .arg("-auth")
+            .arg(&authority);
+        let server = Process::start("Xvfb", command, &dir.join("xvfb.log"))?;
+        let number = wait_until("Xvfb's display number", Duration::from_secs(20), || {
+            server.lines().iter().find_map(|line| line.trim().parse::<u32>().ok())
+        })?;
+
+        let settings = dir.join("jwmrc");
+        fs::write(&settings, "<?xml version=\"1.0\"?>\n<JWM><Desktops width=\"1\" height=\"1\"/></JWM>\n")
+            .context("cannot write the window manager's settings")?;
+        let mut command = Command::new("jwm");
+        command
+            .arg("-f")
+            .arg(&settings)
+            .env("DISPLAY", format!(":{number}"))
+            .env("XAUTHORITY", &authority)
+            .env("HOME", dir);
+        let manager = Process::start("jwm", command, &dir.join("jwm.log"))?;
+        let screen = Self { _manager: manager, _server: server, number, authority, cookie };
+        let display = screen.open()?;
+        wait_until("the window manager on the screen", Duration::from_secs(20), || {
+            display.has_window_manager().then_some(())
+        })?;
+        Ok(screen)
+    }
+
+    /// Name for `DISPLAY`.
+    pub fn name(&self) -> String {
+        format!(":{}", self.number)
+    }
+
+    /// File for `XAUTHORITY`.
+    pub fn authority(&self) -> &Path {
+        &self.authority
+    }
+
+    /// Connects to it.
+    ///
+    /// # Errors
+    ///
+    /// When it is gone.
+    pub fn open(&self) -> Result<Display> {
+        Display::open_with_cookie(self.number, &self.cookie)
+    }
+
+    /// A program that will show itself here.
+    pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let mut command = Command::new(program);
+        command.env("DISPLAY", self.name()).env("XAUTHORITY", &self.authority);
+        command
+    }
+}
+
+fn random_cookie() -> Result<[u8; 16]> {
+    let mut cookie = [0; 16];
+    fs::File::open("/dev/urandom")
+        .and_then(|mut source| source.read_exact(&mut cookie))
+        .context("cannot read /dev/urandom")?;
+    Ok(cookie)
+}
+
+/// One authority record that fits every host and display (family 65535).
+fn wild_authority(cookie: &[u8]) -> Vec<u8> {
+    let mut record = vec![0xff, 0xff];
+    for field in [b"".as_slice(), b"", b"MIT-MAGIC-COOKIE-1", cookie] {
+        record.extend_from_slice(&(field.len() as u16).to_be_bytes());
+        record.extend_from_slice(field);
+    }
+    record
+}
