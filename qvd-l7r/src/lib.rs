@@ -1,1 +1,3 @@
-//! See the crate description; modules follow.
+//! The layer-7 router of QVD.
+
+pub mod forward;
