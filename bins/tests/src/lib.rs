@@ -7,6 +7,7 @@ pub mod desktop;
 pub mod picture;
 pub mod process;
 pub mod screen;
+pub mod site;
 pub mod window;
 
 /// Says why a test does nothing; where everything was installed (`QVD_TEST_REQUIRE=1`) that is a failure.

@@ -1,11 +1,12 @@
 //! A program under test: its own process group, its output kept and waited for, ended when dropped.
 
 use std::fs::File;
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::Write as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
@@ -18,50 +19,62 @@ pub struct Process {
     name: String,
     child: Child,
     log: PathBuf,
-    lines: Arc<Lines>,
+    log_start: u64,
     status: Option<ExitStatus>,
+    detached: bool,
 }
 
-#[derive(Debug, Default)]
-struct Lines {
-    seen: Mutex<Seen>,
-    changed: Condvar,
-}
+/// Set once by [`cancel`]; every wait of this crate gives up then.
+static CANCELLED: AtomicBool = AtomicBool::new(false);
 
-#[derive(Debug, Default)]
-struct Seen {
-    lines: Vec<String>,
-    open_pipes: usize,
+/// Makes every present and future wait fail, so that a program can clean up after Ctrl-C.
+pub fn cancel() {
+    CANCELLED.store(true, Ordering::Relaxed);
 }
 
 impl Process {
-    /// Starts `command` in a process group of its own, its output copied to `log`.
+    /// Starts `command` in a process group of its own, its output appended to `log`.
     ///
     /// # Errors
     ///
     /// When the program or the log cannot be opened; the text names both.
-    pub fn start(name: &str, mut command: Command, log: &Path) -> Result<Self> {
-        let file = File::options()
-            .create(true)
-            .append(true)
-            .open(log)
-            .with_context(|| format!("cannot open log {}", log.display()))?;
+    pub fn start(name: &str, command: Command, log: &Path) -> Result<Self> {
+        Self::start_with_input(name, command, log, None)
+    }
+
+    /// As [`start`](Self::start), with a text as standard input.
+    ///
+    /// # Errors
+    ///
+    /// As above.
+    pub fn start_with_input(
+        name: &str,
+        mut command: Command,
+        log: &Path,
+        input: Option<&str>,
+    ) -> Result<Self> {
+        let open = || File::options().create(true).append(true).open(log);
+        let file = open().with_context(|| format!("cannot open log {}", log.display()))?;
+        let twin = file.try_clone().with_context(|| format!("cannot open log {}", log.display()))?;
+        let log_start = file.metadata().map_or(0, |meta| meta.len());
         let mut child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
+            .stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() })
+            .stdout(file)
+            .stderr(twin)
             .process_group(0)
             .spawn()
             .with_context(|| format!("cannot start {name} ({})", command.get_program().to_string_lossy()))?;
-        let lines = Arc::new(Lines::default());
-        lines.seen.lock().unwrap_or_else(PoisonError::into_inner).open_pipes = 2;
-        let log_file = Arc::new(Mutex::new(file));
-        // Both were asked for above.
-        if let (Some(out), Some(err)) = (child.stdout.take(), child.stderr.take()) {
-            copy_lines(out, Arc::clone(&log_file), Arc::clone(&lines));
-            copy_lines(err, log_file, Arc::clone(&lines));
+        if let (Some(text), Some(mut stdin)) = (input, child.stdin.take()) {
+            stdin.write_all(text.as_bytes()).with_context(|| format!("cannot write to {name}"))?;
         }
-        Ok(Self { name: name.to_owned(), child, log: log.to_owned(), lines, status: None })
+        Ok(Self {
+            name: name.to_owned(),
+            child,
+            log: log.to_owned(),
+            log_start,
+            status: None,
+            detached: false,
+        })
     }
 
     /// Process id.
@@ -74,17 +87,20 @@ impl Process {
         &self.log
     }
 
-    /// All lines printed so far.
+    /// All complete lines printed so far.
     pub fn lines(&self) -> Vec<String> {
-        self.lines.seen.lock().unwrap_or_else(PoisonError::into_inner).lines.clone()
+        let bytes = std::fs::read(&self.log).unwrap_or_default();
+        let own = bytes.get(self.log_start as usize..).unwrap_or_default();
+        let complete = own.iter().rposition(|b| *b == b'\n').map_or(0, |at| at + 1);
+        String::from_utf8_lossy(&own[..complete]).lines().map(|line| line.trim_end().to_owned()).collect()
     }
 
     /// Waits until a line contains `text`, also one printed before the call; answers that line.
     ///
     /// # Errors
     ///
-    /// When the time is over or the output ended without it; the text holds the last lines.
-    pub fn wait_line(&self, text: &str, limit: Duration) -> Result<String> {
+    /// When the time is over or the program ended without it; the text holds the last lines.
+    pub fn wait_line(&mut self, text: &str, limit: Duration) -> Result<String> {
         self.wait_line_after(0, text, limit).map(|(_, line)| line)
     }
 
@@ -93,26 +109,26 @@ impl Process {
     /// # Errors
     ///
     /// As above.
-    pub fn wait_line_after(&self, from: usize, text: &str, limit: Duration) -> Result<(usize, String)> {
-        let deadline = Instant::now() + limit;
-        let mut seen = self.lines.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        loop {
-            if let Some((at, line)) = seen.lines.iter().enumerate().skip(from).find(|(_, l)| l.contains(text))
-            {
-                return Ok((at, line.clone()));
-            }
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() || seen.open_pipes == 0 {
-                let why = if left.is_zero() { "not printed in time" } else { "output ended" };
-                let tail = seen.lines.iter().rev().take(15).rev().cloned().collect::<Vec<_>>().join("\n  ");
-                bail!("{}: waiting for '{text}': {why} (log {}):\n  {tail}", self.name, self.log.display());
-            }
-            seen = self
-                .lines
-                .changed
-                .wait_timeout(seen, left)
-                .map_or_else(|poisoned| poisoned.into_inner().0, |(guard, _)| guard);
-        }
+    pub fn wait_line_after(&mut self, from: usize, text: &str, limit: Duration) -> Result<(usize, String)> {
+        let found = wait_until(&format!("'{text}'"), limit, || {
+            // Asked before the look at the lines, so that the last ones are not missed.
+            let ended = !self.is_running();
+            let hit = self.lines().into_iter().enumerate().skip(from).find(|(_, line)| line.contains(text));
+            hit.map(Some).or(ended.then_some(None))
+        });
+        let why = match found {
+            Ok(Some(hit)) => return Ok(hit),
+            Ok(None) => "it ended without".to_owned(),
+            Err(e) => e.to_string(),
+        };
+        let lines = self.lines();
+        let tail = lines[lines.len().saturating_sub(15)..].join("\n  ");
+        bail!("{}: waiting for '{text}': {why} (log {}):\n  {tail}", self.name, self.log.display())
+    }
+
+    /// Lets it live on when this value is dropped.
+    pub fn detach(&mut self) {
+        self.detached = true;
     }
 
     /// Waits for its end.
@@ -123,9 +139,7 @@ impl Process {
     pub fn wait_exit(&mut self, limit: Duration) -> Result<ExitStatus> {
         let name = self.name.clone();
         wait_until(&format!("the end of {name}"), limit, || {
-            if self.status.is_none() {
-                self.status = self.child.try_wait().ok().flatten();
-            }
+            self.is_running();
             self.status
         })
     }
@@ -153,7 +167,8 @@ impl Process {
         let group = Pid::from_raw(self.id());
         if self.is_running() {
             let _ = killpg(group, Signal::SIGTERM);
-            let _ = self.wait_exit(grace);
+            // Not cut short by `cancel`: this is the cleaning up that it asks for.
+            let _ = poll_until(grace, || (!self.is_running()).then_some(()));
         }
         let _ = killpg(group, Signal::SIGKILL);
         if self.status.is_none() {
@@ -164,7 +179,9 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        self.stop(Duration::from_secs(10));
+        if !self.detached {
+            self.stop(Duration::from_secs(10));
+        }
     }
 }
 
@@ -196,14 +213,26 @@ pub fn run(command: &mut Command) -> Result<String> {
 ///
 /// When there is none at the limit.
 pub fn wait_until<T>(what: &str, limit: Duration, mut question: impl FnMut() -> Option<T>) -> Result<T> {
+    let answer = poll_until(limit, || {
+        let answer = question().map(Some);
+        answer.or_else(|| CANCELLED.load(Ordering::Relaxed).then_some(None))
+    });
+    match answer {
+        Some(Some(answer)) => Ok(answer),
+        Some(None) => bail!("interrupted while waiting for {what}"),
+        None => bail!("waited {limit:?} for {what}"),
+    }
+}
+
+fn poll_until<T>(limit: Duration, mut question: impl FnMut() -> Option<T>) -> Option<T> {
     let deadline = Instant::now() + limit;
     let bell = (Mutex::new(()), Condvar::new());
     loop {
         if let Some(answer) = question() {
-            return Ok(answer);
+            return Some(answer);
         }
         if Instant::now() >= deadline {
-            bail!("waited {limit:?} for {what}");
+            return None;
         }
         let guard = bell.0.lock().unwrap_or_else(PoisonError::into_inner);
         let _ = bell.1.wait_timeout(guard, Duration::from_millis(20));
@@ -229,20 +258,4 @@ pub fn program(name: &str) -> Result<PathBuf> {
 pub fn in_path(name: &str) -> bool {
     std::env::var_os("PATH")
         .is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(name).is_file()))
-}
-
-fn copy_lines(pipe: impl std::io::Read + Send + 'static, log: Arc<Mutex<File>>, lines: Arc<Lines>) {
-    std::thread::spawn(move || {
-        let mut reader = BufReader::new(pipe);
-        let mut raw = Vec::new();
-        while reader.read_until(b'\n', &mut raw).is_ok_and(|n| n > 0) {
-            let _ = log.lock().unwrap_or_else(PoisonError::into_inner).write_all(&raw);
-            let line = String::from_utf8_lossy(&raw).trim_end().to_owned();
-            lines.seen.lock().unwrap_or_else(PoisonError::into_inner).lines.push(line);
-            lines.changed.notify_all();
-            raw.clear();
-        }
-        lines.seen.lock().unwrap_or_else(PoisonError::into_inner).open_pipes -= 1;
-        lines.changed.notify_all();
-    });
 }

@@ -12,22 +12,50 @@ use anyhow::{Context as _, Result};
 use crate::process::{Process, wait_until};
 use crate::window::Display;
 
+/// The screen that a client shows its window on.
+#[derive(Debug)]
+pub enum Screen {
+    /// Made for the occasion.
+    Own(OwnScreen),
+    /// The one that the caller looks at.
+    User(UserScreen),
+}
+
+/// The screen named by `DISPLAY`.
+#[derive(Debug)]
+pub struct UserScreen {
+    name: String,
+}
+
+impl UserScreen {
+    /// The caller's screen, when there is one that answers.
+    pub fn from_environment() -> Option<Self> {
+        let name = std::env::var("DISPLAY").ok().filter(|name| !name.is_empty())?;
+        Display::open(&name).ok().map(|_| Self { name })
+    }
+
+    /// Name for `DISPLAY`.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+}
+
 /// An X screen of its own, closed to other users, with a window manager running on it.
 ///
 /// A window manager is needed: without one nxagent ignores the wanted geometry. It is jwm, since Openbox at times
 /// keeps the record of a broken NX window and never maps the next one.
 #[derive(Debug)]
-pub struct Screen {
+pub struct OwnScreen {
     // Ends first.
-    _manager: Process,
-    _server: Process,
+    manager: Process,
+    server: Process,
     number: u32,
     authority: PathBuf,
     cookie: [u8; 16],
 }
 
 impl Screen {
-    /// Starts one of this size; its files and logs lie in `dir`.
+    /// Starts an own one of this size; its files and logs lie in `dir`.
     ///
     /// # Errors
     ///
@@ -63,22 +91,12 @@ impl Screen {
             .env("XAUTHORITY", &authority)
             .env("HOME", dir);
         let manager = Process::start("jwm", command, &dir.join("jwm.log"))?;
-        let screen = Self { _manager: manager, _server: server, number, authority, cookie };
+        let screen = Self::Own(OwnScreen { manager, server, number, authority, cookie });
         let display = screen.open()?;
         wait_until("the window manager on the screen", Duration::from_secs(20), || {
             display.has_window_manager().then_some(())
         })?;
         Ok(screen)
-    }
-
-    /// Name for `DISPLAY`.
-    pub fn name(&self) -> String {
-        format!(":{}", self.number)
-    }
-
-    /// File for `XAUTHORITY`.
-    pub fn authority(&self) -> &Path {
-        &self.authority
     }
 
     /// Connects to it.
@@ -87,14 +105,30 @@ impl Screen {
     ///
     /// When it is gone.
     pub fn open(&self) -> Result<Display> {
-        Display::open_with_cookie(self.number, &self.cookie)
+        match self {
+            Self::Own(own) => Display::open_with_cookie(own.number, &own.cookie),
+            Self::User(user) => Display::open(&user.name),
+        }
     }
 
     /// A program that will show itself here.
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new(program);
-        command.env("DISPLAY", self.name()).env("XAUTHORITY", &self.authority);
+        match self {
+            Self::Own(own) => {
+                command.env("DISPLAY", format!(":{}", own.number)).env("XAUTHORITY", &own.authority)
+            }
+            Self::User(user) => command.env("DISPLAY", &user.name),
+        };
         command
+    }
+
+    /// Lets it live on when this value is dropped.
+    pub fn detach(&mut self) {
+        if let Self::Own(own) = self {
+            own.manager.detach();
+            own.server.detach();
+        }
     }
 }
 

@@ -1,0 +1,192 @@
+//! The demonstration behind `make demo`: a real desktop over real NX through every part of QVD.
+//!
+//! Everything lies below `target/demo` of the clone. Each step is named before it is taken; a failure names the
+//! step and its log; whatever was started ends with this program, also after Ctrl-C.
+
+#![allow(clippy::print_stdout, reason = "a program that talks to its user")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, pthread_sigmask};
+use qvd_system_tests::desktop::{PANEL, TERMINAL, drawn, nx_window};
+use qvd_system_tests::process::{Process, cancel, wait_until};
+use qvd_system_tests::screen::{Screen, UserScreen};
+use qvd_system_tests::site::{Account, Site, Visit};
+
+/// From the start of the client to the drawn desktop; a cold disk and a busy machine included.
+const DRAW_LIMIT: Duration = Duration::from_secs(120);
+
+fn main() -> ExitCode {
+    let mut signals = SigSet::empty();
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+        signals.add(signal);
+    }
+    // Blocked before any thread exists, so that only the waiting thread gets them.
+    if let Err(e) = pthread_sigmask(SigmaskHow::SIG_BLOCK, Some(&signals), None) {
+        eprintln!("demo: cannot watch for Ctrl-C: {e}");
+    }
+    std::thread::spawn(move || {
+        if signals.wait().is_ok() {
+            eprintln!("\ndemo: interrupted, cleaning up");
+            cancel();
+        }
+    });
+    let keep = std::env::var("KEEP").is_ok_and(|value| value == "1");
+    match demonstrate(keep) {
+        Ok(last_line) => {
+            println!("{last_line}");
+            ExitCode::SUCCESS
+        }
+        Err(e) => {
+            eprintln!("demo: failed: {e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn demonstrate(keep: bool) -> Result<String> {
+    let started = Instant::now();
+    let clone = std::env::current_dir().context("cannot tell the current directory")?;
+    let dir = clone.join("target/demo");
+    fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    clear(&dir)?;
+
+    let (mut screen, shown) = step("the user's screen", || user_screen(&dir))?;
+    println!("demo: showing the desktop on {shown}");
+    let mut site =
+        step("qvd standalone (database, house-keeping daemon, router)", || start_site(&dir, &clone))?;
+    let account = step("a user, a flavour, an image and a virtual machine, with qa", || {
+        site.add_flavour()?;
+        site.add_account("alice")
+    })?;
+    println!("demo: user alice, password {} (made for this run)", account.password);
+
+    let connecting = Instant::now();
+    let visit = Visit { geometry: (1280, 800), ..Visit::default() };
+    let mut client =
+        step("qvdclient: TLS, login, list, connect, NX", || site.connect(&screen, &account, &visit))?;
+    let picture = step("waiting until panel and terminal show in the NX window", || {
+        wait_drawn(&site, &screen, &account, &mut client)
+    })?;
+    let seconds = connecting.elapsed().as_secs_f64();
+    let file = dir.join("desktop.png");
+    picture.save(&file)?;
+
+    println!(
+        "demo: everything together took {:.1} s; to connect again by hand while it runs:",
+        started.elapsed().as_secs_f64()
+    );
+    print_commands(&site, &account);
+    if keep {
+        println!("demo: left running; end it with: kill {} {}", client.id(), site.server().id());
+        client.detach();
+        site.server().detach();
+        screen.detach();
+    } else {
+        step("ending everything", || {
+            client.stop(Duration::from_secs(10));
+            site.server().stop(Duration::from_secs(60));
+            Ok(())
+        })?;
+    }
+    let shown_path = file.strip_prefix(&clone).unwrap_or(&file);
+    Ok(format!(
+        "desktop drawn: {} ({}×{}, panel and terminal found) in {seconds:.1} s",
+        shown_path.display(),
+        picture.width(),
+        picture.height()
+    ))
+}
+
+/// Names a step, takes it, and puts its name before an error.
+fn step<T>(name: &str, action: impl FnOnce() -> Result<T>) -> Result<T> {
+    println!("demo: {name}");
+    action().with_context(|| format!("step '{name}'"))
+}
+
+/// Removes what an earlier run left, but not what still runs.
+fn clear(dir: &Path) -> Result<()> {
+    let data = dir.join("data");
+    if data.exists() {
+        fs::remove_dir_all(&data).with_context(|| {
+            format!("cannot remove {} (does an earlier demonstration still run?)", data.display())
+        })?;
+    }
+    for entry in fs::read_dir(dir).with_context(|| format!("cannot read {}", dir.display()))?.flatten() {
+        if entry.path().extension().is_some_and(|e| e == "log" || e == "png") {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+    Ok(())
+}
+
+fn user_screen(dir: &Path) -> Result<(Screen, String)> {
+    if let Some(own) = UserScreen::from_environment() {
+        let shown = format!("your display {}", own.name());
+        return Ok((Screen::User(own), shown));
+    }
+    let screen = Screen::start(&dir.join("screen"), 1300, 860)?;
+    Ok((screen, "a screen of its own (there is no DISPLAY)".to_owned()))
+}
+
+fn start_site(dir: &Path, clone: &Path) -> Result<Site> {
+    let skeleton = skeleton(clone, "demo");
+    let skeleton = skeleton.to_str().context("the clone's path is not UTF-8")?;
+    Site::start(dir, &[("vm.process.home.skel", skeleton)])
+}
+
+/// Files that a new home begins with.
+fn skeleton(clone: &Path, name: &str) -> PathBuf {
+    clone.join("bins/tests/desktops").join(name)
+}
+
+fn wait_drawn(
+    site: &Site,
+    screen: &Screen,
+    account: &Account,
+    client: &mut Process,
+) -> Result<qvd_system_tests::picture::Picture> {
+    let display = screen.open()?;
+    let mut last = String::from("nothing yet");
+    let mut look = || -> Result<_> {
+        let nx = nx_window(&display)?;
+        let inside = site.inside(account.vm)?;
+        drawn(&display, &nx, &inside, &[PANEL, TERMINAL])
+    };
+    let result = wait_until("the desktop", DRAW_LIMIT, || {
+        if !client.is_running() {
+            return Some(None);
+        }
+        match look() {
+            Ok(picture) => Some(Some(picture)),
+            Err(e) => {
+                last = format!("{e:#}");
+                None
+            }
+        }
+    });
+    match result {
+        Ok(Some(picture)) => Ok(picture),
+        Ok(None) => {
+            let lines = client.lines();
+            let tail = lines[lines.len().saturating_sub(10)..].join("\n  ");
+            anyhow::bail!("the client ended (log {}):\n  {tail}", client.log().display())
+        }
+        Err(e) => Err(e.context(format!("last seen: {last}; logs below {}", site.dir().display()))),
+    }
+}
+
+fn print_commands(site: &Site, account: &Account) {
+    println!("  export QVD_CONFIG={}", site.config().display());
+    println!("  qa vm list");
+    println!(
+        "  qvdclient -h 127.0.0.1 -p {} -u {} --accept-certificate {}",
+        site.port(),
+        account.login,
+        site.fingerprint()
+    );
+}
