@@ -16,7 +16,7 @@ use crate::window::Display;
 #[derive(Debug)]
 pub enum Screen {
     /// Made for the occasion.
-    Own(OwnScreen),
+    Own(Box<OwnScreen>),
     /// The one that the caller looks at.
     User(UserScreen),
 }
@@ -91,7 +91,7 @@ impl Screen {
             .env("XAUTHORITY", &authority)
             .env("HOME", dir);
         let manager = Process::start("jwm", command, &dir.join("jwm.log"))?;
-        let screen = Self::Own(OwnScreen { manager, server, number, authority, cookie });
+        let screen = Self::Own(Box::new(OwnScreen { manager, server, number, authority, cookie }));
         let display = screen.open()?;
         wait_until("the window manager on the screen", Duration::from_secs(20), || {
             display.has_window_manager().then_some(())

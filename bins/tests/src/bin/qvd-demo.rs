@@ -152,7 +152,7 @@ fn wait_drawn(
 ) -> Result<qvd_system_tests::picture::Picture> {
     let display = screen.open()?;
     let mut last = String::from("nothing yet");
-    let mut look = || -> Result<_> {
+    let look = || -> Result<_> {
         let nx = nx_window(&display)?;
         let inside = site.inside(account.vm)?;
         drawn(&display, &nx, &inside, &[PANEL, TERMINAL])
