@@ -1,0 +1,16 @@
+//! The local end of a session: `nxproxy` shows the desktop, a relay carries its bytes.
+//!
+//! ```text
+//! router ══TLS══ Session ── relay ──unix socket── nxproxy ── X screen
+//!                                   (0700 directory)
+//! ```
+//!
+//! The socket listens before `nxproxy` is started, takes one connection, of this user only, and goes. Directory, socket
+//! and NX state belong to this one session, so that any number of them run side by side.
+
+mod nxproxy;
+mod output;
+mod private_dir;
+mod relay;
+
+pub use nxproxy::{Ended, NxProxy, nx_words};

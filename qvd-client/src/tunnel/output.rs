@@ -1,0 +1,80 @@
+//! What `nxproxy` prints, of which a little is worth knowing.
+
+use std::collections::VecDeque;
+
+/// A line of its output that means something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Said {
+    /// The desktop is on the screen.
+    Started,
+    /// Nothing of interest.
+    Nothing,
+}
+
+/// Its output, read line by line; keeps the last complaints.
+#[derive(Debug, Default)]
+pub(super) struct Output {
+    complaints: VecDeque<String>,
+    last: String,
+    started: bool,
+}
+
+impl Output {
+    const KEPT: usize = 3;
+    const LONGEST: usize = 300;
+
+    pub(super) fn line(&mut self, line: &str) -> Said {
+        let line = line.trim();
+        if line.is_empty() {
+            return Said::Nothing;
+        }
+        let text: String = crate::list::printable(line).chars().take(Self::LONGEST).collect();
+        if let Some(complaint) = text.strip_prefix("Error: ") {
+            if self.complaints.len() == Self::KEPT {
+                self.complaints.pop_front();
+            }
+            self.complaints.push_back(complaint.trim_end_matches('.').to_owned());
+        }
+        self.last = text;
+        if !self.started && line.starts_with("Session: Session started at") {
+            self.started = true;
+            return Said::Started;
+        }
+        Said::Nothing
+    }
+
+    pub(super) fn started(&self) -> bool {
+        self.started
+    }
+
+    /// Its complaints, or else its last line.
+    pub(super) fn last_words(&self) -> String {
+        if self.complaints.is_empty() && self.last.is_empty() {
+            return "it said nothing".to_owned();
+        }
+        if self.complaints.is_empty() {
+            return self.last.clone();
+        }
+        self.complaints.iter().map(String::as_str).collect::<Vec<_>>().join("; ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_start_is_said_once_and_complaints_are_kept() {
+        let mut output = Output::default();
+        assert_eq!(output.last_words(), "it said nothing");
+        assert_eq!(output.line("Info: Proxy running in server mode with pid '1'."), Said::Nothing);
+        assert_eq!(output.last_words(), "Info: Proxy running in server mode with pid '1'.");
+        assert_eq!(output.line("Session: Session started at 'Sat'."), Said::Started);
+        assert_eq!(output.line("Session: Session started at 'Sat'."), Said::Nothing);
+        for line in ["Error: a.", "Loop: PANIC! x", "Error: b.", "Error: c.", "Error: d\u{1b}[2J."] {
+            output.line(line);
+        }
+        assert!(output.started());
+        assert_eq!(output.last_words(), "b; c; d?[2J");
+    }
+}
