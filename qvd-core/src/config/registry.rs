@@ -227,7 +227,9 @@ impl Pattern {
         fits.then_some(fill)
     }
 
+    /// The key with its place filled, if it has one.
     fn filled(&self, fill: &str) -> String {
+        let fill = self.place.map_or("", |_| fill);
         format!("{}{fill}{}", self.before, self.after)
     }
 }

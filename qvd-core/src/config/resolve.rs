@@ -125,13 +125,14 @@ fn checked(key: &str, value: Value) -> Result<Value, String> {
 
 /// A key and everything it refers to, directly or not.
 fn involved(layers: &Layers, key: &str) -> Vec<String> {
+    let mut seen = BTreeSet::from([key.to_owned()]);
     let mut found = vec![key.to_owned()];
     let mut next = 0;
     while next < found.len() {
         let raw = layers.get(&found[next]).map_or("", |(raw, _)| raw);
         for piece in template::pieces(raw).unwrap_or_default() {
             if let Piece::Reference(name) = piece
-                && !found.iter().any(|known| known == name)
+                && seen.insert(name.to_owned())
             {
                 found.push(name.to_owned());
             }
