@@ -6,6 +6,27 @@
 //!
 //! Nothing here knows of the database: an agent lives in a guest and trusts only what it is called with.
 
+#[cfg(feature = "agent")]
+pub mod account;
+#[cfg(feature = "agent")]
+pub mod agent;
 #[cfg(feature = "client")]
 pub mod client;
+#[cfg(feature = "agent")]
+pub mod hooks;
+#[cfg(feature = "agent")]
+mod log_file;
+#[cfg(any(feature = "agent", feature = "client"))]
 mod long_path;
+#[cfg(feature = "agent")]
+mod process_group;
+#[cfg(feature = "agent")]
+pub mod provision;
+#[cfg(feature = "agent")]
+pub mod rpc;
+#[cfg(feature = "agent")]
+pub mod session_exec;
+#[cfg(feature = "agent")]
+pub mod settings;
+#[cfg(feature = "agent")]
+pub mod xsession;

@@ -1,0 +1,637 @@
+//! The shell around the machine: one task that owns it, its inbox, and the effects in flight.
+
+use std::ffi::OsString;
+use std::process::ExitStatus;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
+use qvd_core::hook::HookKind;
+use qvd_core::state::XState;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use super::desktop::RunningDesktop;
+use super::machine::{Action, Event, Failure, Machine, Phase, StartAnswer};
+use super::nxagent::{self, AgentEvent, RunningAgent};
+use super::output::Line;
+use super::prepare::{Context, Prepared, Request, Seat, Step, action_pairs, text_of};
+use super::session_files;
+use crate::log_file;
+use crate::process_group::describe;
+
+/// The X session of this machine, as its callers use it. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct XSession {
+    context: Arc<Context>,
+    inbox: mpsc::Sender<Message>,
+    view: watch::Receiver<View>,
+}
+
+/// What can be seen of the session at a moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct View {
+    /// Its state.
+    pub state: XState,
+    /// Its display, while there is an agent.
+    pub seat: Option<Seat>,
+    /// Why the last session or start came to nothing, for people; cleared by the next success.
+    pub failure: Option<String>,
+}
+
+/// The task of the session; ends when every [`XSession`] is dropped.
+#[derive(Debug)]
+pub struct SessionTask(JoinHandle<()>);
+
+impl XSession {
+    /// Starts the task. It must run on a tokio runtime.
+    pub fn spawn(context: Arc<Context>) -> (Self, SessionTask) {
+        let (sender, inbox) = mpsc::channel(64);
+        let first = View { state: XState::Stopped, seat: None, failure: None };
+        let (publish, view) = watch::channel(first);
+        let machine = Machine::new(context.settings.limits);
+        let shell = Shell {
+            machine,
+            context: Arc::clone(&context),
+            messages: sender.downgrade(),
+            publish,
+            request: None,
+            asking: None,
+            waiting: None,
+            suspend_asked: None,
+            stop_asked: None,
+            effect: None,
+            effects: 0,
+            pid: None,
+            agents: 0,
+            deaths: 0,
+            ending: None,
+            commands: Vec::new(),
+            desktop: None,
+            ended_desktops: Vec::new(),
+        };
+        let task = tokio::spawn(shell.run(inbox));
+        (Self { context, inbox: sender, view }, SessionTask(task))
+    }
+
+    /// What can be seen now.
+    pub fn view(&self) -> View {
+        self.view.borrow().clone()
+    }
+
+    /// Starts or resumes the session.
+    ///
+    /// # Errors
+    ///
+    /// The text for the caller when it is not possible now or a hook refused.
+    pub async fn start(&self, properties: &[(String, String)]) -> Result<(), String> {
+        let request = Request::new(properties, &self.context.settings).map_err(|e| e.to_string())?;
+        let (answer, answered) = oneshot::channel();
+        self.send(Message::Start(Box::new(request), answer)).await;
+        answered.await.unwrap_or_else(|_| Err(ENDING.to_owned()))
+    }
+
+    /// Suspends the session if somebody looks at it or is expected; whether anything was done, else the state.
+    ///
+    /// # Errors
+    ///
+    /// The text for the caller when the hook refused.
+    pub async fn suspend(&self) -> Result<Result<(), XState>, String> {
+        let state = self.view().state;
+        if !matches!(state, XState::Listening | XState::Connected) {
+            return Ok(Err(state));
+        }
+        self.action_hook(HookKind::Suspend, state, "suspend").await?;
+        Ok(self.ask(Message::Suspend).await)
+    }
+
+    /// Ends the session; whether anything was done, else the state.
+    ///
+    /// # Errors
+    ///
+    /// The text for the caller when the hook refused.
+    pub async fn stop(&self) -> Result<Result<(), XState>, String> {
+        let view = self.view();
+        if view.seat.is_some() && view.state != XState::Stopping {
+            self.action_hook(HookKind::Stop, view.state, "stop").await?;
+        }
+        Ok(self.ask(Message::Stop).await)
+    }
+
+    /// Ends the session whatever its hook says, and waits until nothing of it is left.
+    pub async fn shut_down(mut self, task: SessionTask) {
+        if let Err(error) = self.stop().await {
+            tracing::warn!(error, "stop hook failed; the session ends all the same");
+            let _ = self.ask(Message::Stop).await;
+        }
+        let limit = self.context.settings.limits.stopping * 2 + Duration::from_secs(5);
+        let stopped = self.view.wait_for(|view| view.state == XState::Stopped);
+        if tokio::time::timeout(limit, stopped).await.is_err() {
+            tracing::error!("the X agent cannot be ended");
+        }
+        drop(self.inbox);
+        if tokio::time::timeout(LAST_STEPS, task.0).await.is_err() {
+            tracing::warn!("the X session task did not end in time");
+        }
+    }
+
+    async fn action_hook(&self, kind: HookKind, state: XState, action: &str) -> Result<(), String> {
+        let pairs = action_pairs(&[], state.as_str(), action);
+        self.context.hooks.run(kind, &pairs).await.map_err(|error| text_of(&error))
+    }
+
+    async fn ask(&self, message: fn(oneshot::Sender<bool>) -> Message) -> Result<(), XState> {
+        let (answer, answered) = oneshot::channel();
+        self.send(message(answer)).await;
+        if answered.await.unwrap_or(false) { Ok(()) } else { Err(self.view().state) }
+    }
+
+    async fn send(&self, message: Message) {
+        // The task lives as long as this handle; were it gone, the dropped answer tells.
+        if self.inbox.send(message).await.is_err() {
+            tracing::error!("the X session task is gone");
+        }
+    }
+}
+
+#[derive(Debug)]
+enum Message {
+    Start(Box<Request>, oneshot::Sender<Result<(), String>>),
+    Suspend(oneshot::Sender<bool>),
+    Stop(oneshot::Sender<bool>),
+    Effect(u64, Outcome),
+    Agent(u64, Line),
+    AgentGone(u64, ExitStatus, String),
+    DesktopEnded(u64, Option<ExitStatus>, Duration),
+}
+
+/// What an effect reports.
+#[derive(Debug)]
+enum Outcome {
+    Step(Step),
+    Consulted(Result<(), String>),
+    Started(Result<Box<Prepared>, String>),
+    ConnectHook(Result<(), String>),
+}
+
+#[derive(Debug)]
+struct Shell {
+    machine: Machine,
+    context: Arc<Context>,
+    messages: mpsc::WeakSender<Message>,
+    publish: watch::Sender<View>,
+    /// What this session was asked with last.
+    request: Option<Request>,
+    /// The caller whose start is being stepped right now.
+    asking: Option<oneshot::Sender<Result<(), String>>>,
+    /// The caller whose start has begun and is not answered.
+    waiting: Option<oneshot::Sender<Result<(), String>>>,
+    suspend_asked: Option<oneshot::Sender<bool>>,
+    stop_asked: Option<oneshot::Sender<bool>>,
+    effect: Option<JoinHandle<()>>,
+    /// Number of the effect whose reports count.
+    effects: u64,
+    pid: Option<Pid>,
+    /// Number of the agent whose words count.
+    agents: u64,
+    deaths: u64,
+    /// How the agent that is gone ended, and its last complaint.
+    ending: Option<(ExitStatus, String)>,
+    /// What is to run on the display once somebody looks at it.
+    commands: Vec<Vec<OsString>>,
+    desktop: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
+    ended_desktops: Vec<JoinHandle<()>>,
+}
+
+impl Shell {
+    async fn run(mut self, mut inbox: mpsc::Receiver<Message>) {
+        loop {
+            let deadline = self.machine.deadline().map(Instant::from_std);
+            let message = tokio::select! {
+                message = inbox.recv() => message,
+                () = sleep_until(deadline) => {
+                    self.step(Event::Deadline);
+                    continue;
+                }
+            };
+            match message {
+                Some(message) => self.take(message),
+                None => break,
+            }
+        }
+        self.cancel_effect();
+        self.end_desktop();
+        for desktop in self.ended_desktops {
+            // A panic in there has been reported by the runtime.
+            drop(desktop.await);
+        }
+    }
+
+    fn take(&mut self, message: Message) {
+        match message {
+            Message::Start(request, answer) => self.start_asked(*request, answer),
+            Message::Suspend(answer) => {
+                self.suspend_asked = Some(answer);
+                self.step(Event::SuspendAsked);
+            }
+            Message::Stop(answer) => {
+                self.stop_asked = Some(answer);
+                self.step(Event::StopAsked);
+            }
+            Message::Effect(number, outcome) if number == self.effects => self.effect_reported(outcome),
+            Message::Agent(number, line) if number == self.agents => self.agent_said(line),
+            Message::AgentGone(number, status, last_words) if number == self.agents => {
+                self.pid = None;
+                self.ending = Some((status, last_words));
+                self.step(Event::AgentGone);
+            }
+            Message::DesktopEnded(number, status, lived) if number == self.agents => {
+                self.desktop_ended(status, lived);
+            }
+            // Of an effect that was cancelled, or an agent that has been replaced.
+            Message::Effect(..) | Message::Agent(..) | Message::AgentGone(..) | Message::DesktopEnded(..) => {
+            }
+        }
+    }
+
+    fn start_asked(&mut self, request: Request, answer: oneshot::Sender<Result<(), String>>) {
+        let before = self.request.replace(request);
+        self.asking = Some(answer);
+        self.step(Event::StartAsked);
+        match self.asking.take() {
+            Some(asking) => self.waiting = Some(asking),
+            // Refused: the session goes on with what it was asked for first.
+            None => self.request = before,
+        }
+    }
+
+    fn effect_reported(&mut self, outcome: Outcome) {
+        match outcome {
+            Outcome::Step(Step::Provisioning) => self.step(Event::ProvisioningBegan),
+            Outcome::Step(Step::Launching) => self.step(Event::LaunchBegan),
+            Outcome::Consulted(Ok(())) => self.step(Event::Consulted),
+            Outcome::Consulted(Err(text)) => self.failed(Event::ConsultFailed, text),
+            Outcome::Started(Ok(prepared)) => {
+                self.adopt(prepared);
+                self.step(Event::Launched);
+            }
+            Outcome::Started(Err(text)) => {
+                tracing::error!(error = text, "unable to start the X session");
+                self.failed(Event::LaunchFailed, text);
+            }
+            Outcome::ConnectHook(Ok(())) => self.step(Event::ConnectHookPassed),
+            Outcome::ConnectHook(Err(text)) => self.failed(Event::ConnectHookFailed, text),
+        }
+    }
+
+    fn failed(&mut self, event: Event, text: String) {
+        self.keep_failure(Some(text));
+        self.step(event);
+    }
+
+    fn agent_said(&mut self, line: Line) {
+        match line {
+            Line::Report(report) => {
+                tracing::debug!(?report, "agent");
+                self.step(Event::Output(report));
+            }
+            Line::SlavePort(port) => tracing::debug!(port, "slave channel is open"),
+            Line::MediaPort(port) => tracing::debug!(port, "audio channel is open"),
+            Line::Pid(_) | Line::DisplayTaken => {}
+        }
+    }
+
+    fn desktop_ended(&mut self, status: Option<ExitStatus>, lived: Duration) {
+        let how = status.map_or_else(|| "lost".to_owned(), describe);
+        tracing::info!(how, "the desktop ended");
+        if lived < AT_ONCE && !status.is_some_and(|s| s.success()) {
+            let log = self.context.settings.log_dir.join("qvd-session.log");
+            let text = format!("the desktop program ended at once ({how}), see {}", log.display());
+            self.keep_failure(Some(text));
+        }
+        self.step(Event::SessionEnded);
+    }
+
+    fn step(&mut self, event: Event) {
+        let before = self.machine.phase();
+        let actions = self.machine.step(event, Instant::now().into_std());
+        let after = self.machine.phase();
+        if before != after {
+            tracing::info!(from = %before, to = %after, ?event, "X session");
+        }
+        for action in actions {
+            self.perform(action);
+        }
+    }
+
+    fn perform(&mut self, action: Action) {
+        match action {
+            Action::Publish(state) => self.published(state),
+            Action::Consult { resume } => self.consult(resume),
+            Action::Prepare => self.prepare(),
+            Action::RunConnectHook => self.connect_hook(),
+            Action::CancelEffect => self.cancel_effect(),
+            Action::Hup => self.signal(Signal::SIGHUP),
+            Action::Term => self.signal(Signal::SIGTERM),
+            Action::Kill => self.signal(Signal::SIGKILL),
+            Action::StartSession => self.start_desktop(),
+            Action::EndSession => self.end_desktop(),
+            Action::Cleanup => self.clean_up(),
+            Action::RecordFailure(phase, failure) => self.record(phase, failure),
+            Action::AnswerStart(answer) => self.answer(answer),
+            Action::AnswerSuspend(acted) => answer(&mut self.suspend_asked, acted),
+            Action::AnswerStop(acted) => answer(&mut self.stop_asked, acted),
+        }
+    }
+
+    fn published(&mut self, state: XState) {
+        self.publish.send_modify(|view| {
+            view.state = state;
+            if state == XState::Connected {
+                view.failure = None;
+            }
+        });
+        self.write_state(state);
+        let kind = match state {
+            XState::Connected => HookKind::Connected,
+            XState::Suspended => HookKind::Suspended,
+            XState::Stopped => HookKind::Disconnected,
+            XState::Starting
+            | XState::Provisioning
+            | XState::Listening
+            | XState::Suspending
+            | XState::Stopping => return,
+        };
+        run_state_hooks(&self.context, kind, self.request.as_ref(), state);
+    }
+
+    /// For people and tools that look into the run directory; nothing here reads it.
+    fn write_state(&self, state: XState) {
+        let path = self.context.settings.run_dir.join(STATE_FILE);
+        if state == XState::Stopped {
+            session_files::remove(&path);
+            return;
+        }
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        if let Err(error) = session_files::write(&path, format!("{state}:{now}\n").as_bytes(), 0o644, None) {
+            tracing::warn!(path = %path.display(), %error, "cannot write the state file");
+        }
+    }
+
+    fn consult(&mut self, resume: bool) {
+        let (context, request) = (Arc::clone(&self.context), self.request.clone());
+        let seat = self.publish.borrow().seat.clone().filter(|_| resume);
+        self.spawn_effect(|_| async move {
+            let Some(request) = request else { return Outcome::Consulted(Err(ENDING.to_owned())) };
+            let consulted = context.consult(&request, seat.as_ref()).await;
+            Outcome::Consulted(consulted.map_err(|error| text_of(&error)))
+        });
+    }
+
+    fn prepare(&mut self) {
+        let (context, request) = (Arc::clone(&self.context), self.request.clone());
+        self.spawn_effect(|report| async move {
+            let Some(request) = request else { return Outcome::Started(Err(ENDING.to_owned())) };
+            let started = context.start(&request, |step| report(Outcome::Step(step))).await;
+            Outcome::Started(started.map(Box::new).map_err(|error| text_of(&error)))
+        });
+    }
+
+    fn connect_hook(&mut self) {
+        let (context, request) = (Arc::clone(&self.context), self.request.clone());
+        self.spawn_effect(|_| async move {
+            let Some(request) = request else { return Outcome::ConnectHook(Err(ENDING.to_owned())) };
+            Outcome::ConnectHook(context.connect_hook(&request).await.map_err(|error| text_of(&error)))
+        });
+    }
+
+    /// Runs an effect beside the shell; it replaces the one before.
+    fn spawn_effect<F>(&mut self, effect: impl FnOnce(Reporter) -> F)
+    where
+        F: Future<Output = Outcome> + Send + 'static,
+    {
+        self.cancel_effect();
+        let number = self.effects;
+        let messages = self.messages.clone();
+        let steps = messages.clone();
+        let effect = effect(Box::new(move |outcome| {
+            // The inbox holds far more than the two steps that an effect can report.
+            if let Some(steps) = steps.upgrade() {
+                drop(steps.try_send(Message::Effect(number, outcome)));
+            }
+        }));
+        self.effect = Some(tokio::spawn(async move {
+            let outcome = effect.await;
+            if let Some(messages) = messages.upgrade() {
+                drop(messages.send(Message::Effect(number, outcome)).await);
+            }
+        }));
+    }
+
+    fn cancel_effect(&mut self) {
+        self.effects += 1;
+        if let Some(effect) = self.effect.take() {
+            effect.abort();
+        }
+    }
+
+    fn adopt(&mut self, prepared: Box<Prepared>) {
+        let Prepared { agent, seat, desktop } = *prepared;
+        self.agents += 1;
+        self.pid = Some(agent.pid());
+        self.ending = None;
+        self.commands = desktop;
+        let pid_file = self.context.settings.run_dir.join(PID_FILE);
+        if let Err(error) =
+            session_files::write(&pid_file, format!("{}\n", agent.pid()).as_bytes(), 0o644, None)
+        {
+            tracing::warn!(path = %pid_file.display(), %error, "cannot write the agent's pid file");
+        }
+        tracing::info!(pid = %agent.pid(), display = seat.display, agents = self.agents, "agent waits");
+        self.publish.send_modify(|view| view.seat = Some(seat));
+        tokio::spawn(listen(agent, self.agents, self.messages.clone()));
+    }
+
+    fn signal(&self, signal: Signal) {
+        if let Some(pid) = self.pid {
+            tracing::debug!(%pid, %signal, "to the agent");
+            nxagent::signal(pid, signal);
+        }
+    }
+
+    fn start_desktop(&mut self) {
+        let commands = std::mem::take(&mut self.commands);
+        let Some(seat) = self.publish.borrow().seat.clone().filter(|_| !commands.is_empty()) else { return };
+        let started =
+            log_file::open(&self.context.settings.log_dir.join("qvd-session.log")).and_then(|log| {
+                let dir = seat.account.is_own().then_some(seat.account.home.as_path());
+                RunningDesktop::start(&commands, &seat.environment, dir, &log)
+            });
+        match started {
+            Ok(desktop) => {
+                let (stop, stopped) = oneshot::channel();
+                let task = tokio::spawn(supervise(desktop, stopped, self.agents, self.messages.clone()));
+                self.desktop = Some((stop, task));
+            }
+            Err(error) => {
+                tracing::error!(%error, "the desktop cannot be started");
+                self.keep_failure(Some(format!("the desktop program cannot be started: {error}")));
+                self.step(Event::SessionEnded);
+            }
+        }
+    }
+
+    fn end_desktop(&mut self) {
+        if let Some((stop, task)) = self.desktop.take() {
+            drop(stop);
+            self.ended_desktops.retain(|task| !task.is_finished());
+            self.ended_desktops.push(task);
+        }
+    }
+
+    fn clean_up(&mut self) {
+        self.context.remove_files();
+        session_files::remove(&self.context.settings.run_dir.join(PID_FILE));
+        self.commands.clear();
+        self.publish.send_modify(|view| view.seat = None);
+    }
+
+    fn record(&mut self, phase: Phase, failure: Failure) {
+        let text = match (failure, &self.ending) {
+            (Failure::Died, Some((status, last_words))) => {
+                self.deaths += 1;
+                let how = describe(*status);
+                tracing::error!(
+                    %phase, how, last_words, deaths = self.deaths, agents = self.agents, "agent died"
+                );
+                format!("the desktop's X agent ended by itself ({how}) {}", moment(phase))
+            }
+            (Failure::Died, None) => format!("the desktop's X agent ended by itself {}", moment(phase)),
+            (Failure::Aborted, _) => format!("the desktop's X agent gave up {}", moment(phase)),
+            (Failure::TimedOut, _) => format!("the desktop's X agent did not react {}", moment(phase)),
+        };
+        let text = format!("{text}; the next connection starts a new desktop");
+        tracing::warn!(%phase, ?failure, text, "X session failed");
+        self.keep_failure(Some(text));
+    }
+
+    fn keep_failure(&mut self, text: Option<String>) {
+        self.publish.send_modify(|view| view.failure = text);
+    }
+
+    fn answer(&mut self, answer: StartAnswer) {
+        let result = match answer {
+            StartAnswer::Starting => Ok(()),
+            StartAnswer::Refused(state) => {
+                Err(format!("Unable to start/resume X session in state {state}, try again in a few minutes"))
+            }
+            StartAnswer::SuspendingFirst => {
+                Err("Can't connect to X session in state connected, suspending it, retry later".to_owned())
+            }
+            StartAnswer::Failed => {
+                let failure = self.publish.borrow().failure.clone();
+                Err(failure.unwrap_or_else(|| "the X session could not be started".to_owned()))
+            }
+        };
+        if let Some(caller) = self.asking.take().or_else(|| self.waiting.take()) {
+            // A caller that hung up has no use for the answer.
+            drop(caller.send(result));
+        }
+    }
+}
+
+/// Reports a step of an effect that goes on.
+type Reporter = Box<dyn Fn(Outcome) + Send + Sync>;
+
+/// Name of the file with the agent's process id, in the run directory.
+pub(crate) const PID_FILE: &str = "nxagent.pid";
+
+/// Name of the file with the state, in the run directory.
+pub(crate) const STATE_FILE: &str = "nxagent.state";
+
+/// A desktop that fails within this time never was one.
+const AT_ONCE: Duration = Duration::from_secs(5);
+
+/// How long the desktop's processes are waited for at the very end.
+const LAST_STEPS: Duration = Duration::from_secs(10);
+
+const ENDING: &str = "the agent is ending";
+
+/// Printing program and hook of a state that was entered.
+pub(crate) fn run_state_hooks(context: &Context, kind: HookKind, request: Option<&Request>, state: XState) {
+    let settings = &context.settings;
+    let mut printing = request.map_or_else(Vec::new, |request| {
+        session_files::printing_pairs(&request.properties, settings.options.printing, settings.display)
+    });
+    printing.push(("qvd.hook.on_printing".to_owned(), state.to_string()));
+    context.hooks.start_printing(kind, printing);
+    context.hooks.start(kind, vec![("qvd.hook.on_state".to_owned(), state.to_string())]);
+}
+
+/// When it happened, in words for a user.
+fn moment(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Stopped | Phase::Consulting | Phase::Preparing | Phase::Provisioning | Phase::Launching => {
+            "while the desktop was starting"
+        }
+        Phase::Listening => "before anybody had connected",
+        Phase::Connected => "while somebody was connected",
+        Phase::Suspending => "while the desktop was being suspended",
+        Phase::Suspended => "while the desktop was suspended",
+        Phase::Reconsulting | Phase::Waking | Phase::ListeningAgain | Phase::WokenUnasked => {
+            "while the desktop was being resumed"
+        }
+        Phase::Stopping => "while the desktop was being ended",
+    }
+}
+
+fn answer(asked: &mut Option<oneshot::Sender<bool>>, acted: bool) {
+    if let Some(caller) = asked.take() {
+        let _ = caller.send(acted);
+    }
+}
+
+/// Passes on what an agent says, until its end.
+async fn listen(mut agent: RunningAgent, number: u64, messages: mpsc::WeakSender<Message>) {
+    loop {
+        let message = match agent.next().await {
+            AgentEvent::Line(line) => Message::Agent(number, line),
+            AgentEvent::Gone(status) => Message::AgentGone(number, status, agent.last_words().to_owned()),
+        };
+        let last = matches!(message, Message::AgentGone(..));
+        let Some(messages) = messages.upgrade() else { return };
+        if messages.send(message).await.is_err() || last {
+            return;
+        }
+    }
+}
+
+/// Watches a desktop, and ends what is left of it when it has ended or is told to.
+async fn supervise(
+    mut desktop: RunningDesktop,
+    stopped: oneshot::Receiver<()>,
+    number: u64,
+    messages: mpsc::WeakSender<Message>,
+) {
+    let started = Instant::now();
+    tokio::select! {
+        status = desktop.ended() => {
+            let message = Message::DesktopEnded(number, status.ok(), started.elapsed());
+            if let Some(messages) = messages.upgrade() {
+                drop(messages.send(message).await);
+            }
+        }
+        // The shell lets go of its end; nothing is ever sent.
+        _ = stopped => {}
+    }
+    desktop.end().await;
+}
+
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
