@@ -1,3 +1,61 @@
-//! The layer-7 router of QVD.
+//! The layer-7 router of QVD: the one port that clients know. It checks users, shows them their virtual machines,
+//! brings a desktop up and moves its bytes.
+//!
+//! ```no_run
+//! # async fn example(db: qvd_db::Db) -> qvd_l7r::Result<()> {
+//! use qvd_l7r::Router;
+//!
+//! // Certificate, users, hosts and virtual machines are rows of the database.
+//! let router = Router::builder(db, "node1").listen(([127, 0, 0, 1], 8443).into()).build()?.bind().await?;
+//! println!("https://{}", router.local_addr());
+//! router.serve(std::future::pending()).await
+//! # }
+//! ```
+//!
+//! | module | what it knows |
+//! |---|---|
+//! | [`Router`], [`BoundRouter`], [`RouterHandle`] | building, binding, serving, ending |
+//! | [`front`] | HTTP as clients speak it: typed requests and answers |
+//! | [`auth`] | built-in authenticators |
+//! | [`balance`] | the default balancer |
+//! | [`broker`] | the connect machine, pure |
+//! | [`progress`] | what a waiting client is told |
+//! | [`forward`] | the pump between client and desktop |
+//!
+//! A router and a host's daemon never call each other: the router writes a command into a row, the daemon obeys it.
+//! No session holds a database connection, and every write to a session's row is guarded by that session's id.
 
+pub mod auth;
+pub mod balance;
+pub mod broker;
+mod certificate;
+mod connect;
+mod conversation;
+mod counters;
+mod error;
 pub mod forward;
+pub mod front;
+mod gate;
+mod instance;
+mod login;
+mod metrics;
+mod node;
+mod place;
+pub mod progress;
+mod random;
+mod router;
+mod server;
+mod session;
+mod sessions;
+mod shared;
+mod stop;
+mod stream;
+mod takeover;
+mod tls;
+mod upkeep;
+
+pub use error::{Error, Result};
+pub use metrics::Snapshot;
+pub use router::{Router, RouterBuilder};
+pub use server::{BoundRouter, RouterHandle};
+pub use tls::Fingerprint;

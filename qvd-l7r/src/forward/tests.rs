@@ -35,7 +35,11 @@ impl Choppy {
 }
 
 impl AsyncRead for Choppy {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let size = std::task::ready!(self.next_piece(cx)).min(buf.remaining());
         let mut piece = vec![0; size];
         let mut part = ReadBuf::new(&mut piece);
@@ -63,8 +67,10 @@ impl AsyncWrite for Choppy {
 }
 
 fn run<F: Future>(future: F) -> F::Output {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
-    runtime.block_on(async { tokio::time::timeout(Duration::from_secs(3600), future).await.expect("it ends") })
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    runtime
+        .block_on(async { tokio::time::timeout(Duration::from_secs(3600), future).await.expect("it ends") })
 }
 
 fn noise(length: usize, seed: u8) -> Vec<u8> {
@@ -138,7 +144,8 @@ fn a_half_closed_client_still_hears_the_desktop() {
             client_end.read_to_end(&mut answer).await.unwrap();
             answer
         };
-        let (ended, answer) = tokio::join!(Pump::new(&mut client, &mut desktop, false, Prefix::default()), talk);
+        let (ended, answer) =
+            tokio::join!(Pump::new(&mut client, &mut desktop, false, Prefix::default()), talk);
         assert_eq!((ended, answer.as_slice()), (Ended::ByClient, &b"and thanks"[..]));
     });
 }
@@ -187,7 +194,8 @@ fn a_desktop_that_closes_delivers_its_last_bytes() {
             drop(client_end);
             heard
         };
-        let (ended, heard) = tokio::join!(Pump::new(&mut client, &mut desktop, true, Prefix::default()), talk);
+        let (ended, heard) =
+            tokio::join!(Pump::new(&mut client, &mut desktop, true, Prefix::default()), talk);
         assert_eq!((ended, heard), (Ended::ByDesktop, noise(1000, 3)));
     });
 }

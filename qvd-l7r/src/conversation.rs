@@ -1,0 +1,237 @@
+//! One connection: requests in order, each answered, until the peer leaves or a desktop takes the stream over.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use qvd_core::config::Config;
+use qvd_core::error::chain;
+use qvd_core::model::{Vm, VmRuntime};
+use qvd_core::proto::upgrade;
+use qvd_core::proto::vm_list::{self, Entry};
+use qvd_core::{HostId, VmId};
+use qvd_db::HostCounter;
+use tokio::sync::watch;
+
+use crate::connect::{self, Connect};
+use crate::front::{Channel, Incoming, Patience, Reply, Request, Route};
+use crate::login::{Known, Login};
+use crate::shared::Shared;
+use crate::stop;
+use crate::stream::ClientStream;
+
+/// Serves a connection to its end. Idle connections end when `leaving` changes.
+pub(crate) async fn serve(
+    shared: Arc<Shared>,
+    stream: ClientStream,
+    peer: SocketAddr,
+    mut leaving: watch::Receiver<bool>,
+) {
+    leaving.mark_unchanged();
+    let mut channel = Channel::new(stream);
+    let mut login = Login::new(peer);
+    loop {
+        let patience = patience(&shared.config(), login.is_known());
+        let incoming = tokio::select! {
+            biased;
+            incoming = channel.next_request(patience) => incoming,
+            Ok(()) = leaving.changed() => break,
+        };
+        let request = match incoming {
+            Incoming::Request(request) => request,
+            Incoming::Bad(error) => {
+                let _ = channel.answer(&Reply::BadHead(error)).await;
+                break;
+            }
+            Incoming::Gone => break,
+        };
+        shared.metrics.requests_total.add(1);
+        let mut exchange = Exchange { shared: &shared, login: &mut login, request: &request, peer };
+        let reply = match exchange.route() {
+            Ok(Route::Connect) => match exchange.connect().await {
+                Ok(connect) => return connect::run(shared, channel, connect).await,
+                Err(reply) => {
+                    // Whatever refused a connect: some clients wait for the end of the connection.
+                    let _ = channel.answer(&reply).await;
+                    break;
+                }
+            },
+            Ok(Route::Ping) => shared.node.health(Instant::now()),
+            Ok(Route::List) => exchange.list().await.unwrap_or_else(|refusal| refusal),
+            Ok(Route::Stop) => match exchange.stop().await {
+                Ok((vm, row)) => match stop::stop(&shared, &mut channel, vm, &row).await {
+                    Some(reply) => reply,
+                    None => break,
+                },
+                Err(refusal) => refusal,
+            },
+            Err(refusal) => refusal,
+        };
+        let last = reply.ends_connection() || request.close || *leaving.borrow();
+        if channel.answer(&reply).await.is_err() || last {
+            break;
+        }
+    }
+    channel.close().await;
+}
+
+fn patience(config: &Config, known: bool) -> Patience {
+    let idle = if known { "l7r.limit.authenticated.idle.timeout" } else { "l7r.limit.idle.timeout" };
+    Patience { idle: config.seconds(idle), head: config.seconds("l7r.limit.head.timeout") }
+}
+
+/// One request and the checks that its path wants.
+struct Exchange<'a> {
+    shared: &'a Arc<Shared>,
+    login: &'a mut Login,
+    request: &'a Request,
+    peer: SocketAddr,
+}
+
+impl Exchange<'_> {
+    fn route(&self) -> Result<Route, Reply> {
+        if self.request.announces_body {
+            return Err(Reply::BodyRefused);
+        }
+        let route = self.request.route.ok_or(Reply::NoRoute)?;
+        if self.shared.stopping.load(Ordering::Relaxed) {
+            return Err(Reply::ServerStopping);
+        }
+        Ok(route)
+    }
+
+    /// What list, connect and stop have in common: the node is registered, the request counted, the user known,
+    /// the node in service. In this order.
+    async fn admit(&mut self) -> Result<(HostId, Known), Reply> {
+        let view = self.shared.node.load(&self.shared.db).await?;
+        let host = view.id()?;
+        self.shared.counters.count(host, HostCounter::HttpRequests);
+        let known = self.login.check(self.shared, host, self.request).await?;
+        view.serves()?;
+        Ok((host, known))
+    }
+
+    async fn list(&mut self) -> Result<Reply, Reply> {
+        let (_, known) = self.admit().await?;
+        self.shared.chain.before_list(&known.identity).await.map_err(|e| internal("list refused", &e))?;
+        let own = self.shared.chain.list(&known.identity).await.map_err(|e| internal("no list", &e))?;
+        let mut entries = match own {
+            Some(ids) => self.named(&ids).await,
+            None => self.owned(&known).await,
+        }
+        .map_err(|e| database_away("no list", &e))?;
+        entries.sort_by_key(|entry| entry.id);
+        Ok(Reply::List(encode(entries)))
+    }
+
+    async fn owned(&self, known: &Known) -> Result<Vec<Entry>, qvd_db::Error> {
+        let vms = self.shared.db.vms().of_user(known.user).await?;
+        Ok(vms.iter().map(|(vm, row)| entry(vm, row)).collect())
+    }
+
+    async fn named(&self, ids: &[VmId]) -> Result<Vec<Entry>, qvd_db::Error> {
+        let mut entries = Vec::with_capacity(ids.len());
+        for id in ids {
+            if let Some((vm, row)) = self.shared.db.vms().load(*id).await? {
+                entries.push(entry(&vm, &row));
+            }
+        }
+        Ok(entries)
+    }
+
+    async fn connect(&mut self) -> Result<Connect, Reply> {
+        let (router, known) = self.admit().await?;
+        if !self.request.upgrade {
+            return Err(Reply::UpgradeRequired);
+        }
+        let wanted = upgrade::connect_request(&self.request.query).map_err(Reply::BadParams)?;
+        let (vm, row) = self.find(&wanted.id).await?;
+        if row.blocked {
+            return Err(Reply::VmBlocked);
+        }
+        self.allow(&known, &vm).await?;
+        Ok(Connect {
+            vm,
+            row,
+            user: known.user,
+            identity: known.identity,
+            params: wanted.params,
+            router,
+            peer: self.peer,
+        })
+    }
+
+    async fn stop(&mut self) -> Result<(VmId, VmRuntime), Reply> {
+        let (_, known) = self.admit().await?;
+        let id = upgrade::stop_request(&self.request.query).map_err(Reply::BadParams)?;
+        let (vm, row) = self.find(&id).await?;
+        self.allow(&known, &vm).await?;
+        Ok((vm.id, row))
+    }
+
+    /// A text that is no id names nothing.
+    async fn find(&self, id: &str) -> Result<(Vm, VmRuntime), Reply> {
+        let digits = !id.is_empty() && id.bytes().all(|b| b.is_ascii_digit());
+        let id: VmId = id.parse().ok().filter(|_| digits).ok_or(Reply::NoVm)?;
+        let found =
+            self.shared.db.vms().load(id).await.map_err(|e| database_away("machine not loaded", &e))?;
+        found.ok_or(Reply::NoVm)
+    }
+
+    async fn allow(&self, known: &Known, vm: &Vm) -> Result<(), Reply> {
+        match self.shared.chain.allows(&known.identity, vm.id, vm.user_id).await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(Reply::VmForbidden),
+            Err(error) => {
+                tracing::error!(vm = %vm.id, "access undecided: {}", chain(&error));
+                Err(Reply::LoginUndecided)
+            }
+        }
+    }
+}
+
+fn entry(vm: &Vm, row: &VmRuntime) -> Entry {
+    Entry::new(vm.id.get(), vm.name.clone(), row.vm_state, row.blocked)
+}
+
+/// As many machines as clients can receive.
+fn encode(mut entries: Vec<Entry>) -> String {
+    let all = entries.len();
+    loop {
+        match vm_list::encode(&entries) {
+            Ok(json) => return json,
+            Err(error) => {
+                if entries.len() == all {
+                    tracing::error!("the list is cut: {error}");
+                }
+                // Nine tenths at a time: a list of thousands is cut in a few rounds.
+                entries.truncate(entries.len() * 9 / 10);
+            }
+        }
+    }
+}
+
+fn internal(what: &str, error: &(dyn std::error::Error + 'static)) -> Reply {
+    tracing::error!("{what}: {}", chain(error));
+    Reply::Internal
+}
+
+fn database_away(what: &str, error: &qvd_db::Error) -> Reply {
+    tracing::warn!("{what}: {}", chain(error));
+    if error.is_retryable() { Reply::DatabaseAway } else { Reply::Internal }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use qvd_core::state::VmState;
+
+    #[test]
+    fn row_22_a_list_too_long_is_cut_not_refused() {
+        let many = (0..2000).map(|i| Entry::new(i, "machine", VmState::Running, false)).collect();
+        let json = encode(many);
+        assert!(json.len() < vm_list::MAX_BODY && json.len() > vm_list::MAX_BODY / 2, "{}", json.len());
+        assert!(json.starts_with("[{\"id\":0,") && json.ends_with("}]"));
+    }
+}

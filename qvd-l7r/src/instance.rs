@@ -1,0 +1,93 @@
+//! One life of a router process: an id in its session rows, and a locked file that says it lives.
+//!
+//! The kernel drops the lock with the process, however it ends. So whoever can take the lock of an instance knows
+//! that its rows are nobody's, while an old router that drains beside a new one keeps its sessions.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use uuid::Uuid;
+
+use crate::error::{Error, Result};
+
+/// This life.
+#[derive(Debug)]
+pub(crate) struct Instance {
+    id: Uuid,
+    dir: PathBuf,
+    // Held for its lock.
+    _lock: File,
+}
+
+impl Instance {
+    /// Begins a life: makes and locks its file.
+    pub(crate) fn begin(run: &Path) -> Result<Self> {
+        let id = Uuid::new_v4();
+        let dir = run.join("l7r");
+        let path = lock_path(&dir, id);
+        let failed = |source| Error::Lock { path: path.clone(), source };
+        std::fs::create_dir_all(&dir).map_err(failed)?;
+        let file = OpenOptions::new().write(true).create_new(true).open(&path).map_err(failed)?;
+        file.try_lock().map_err(|e| failed(e.into()))?;
+        Ok(Self { id, dir, _lock: file })
+    }
+
+    pub(crate) fn id(&self) -> Uuid {
+        self.id
+    }
+
+    /// Whether another instance of this node has ended. An error means that this cannot be told now.
+    pub(crate) fn has_ended(&self, other: Uuid) -> io::Result<bool> {
+        if other == self.id {
+            return Ok(false);
+        }
+        let file = match File::open(lock_path(&self.dir, other)) {
+            Ok(file) => file,
+            // Removed at a clean end, or gone with the machine's last run.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(true),
+            Err(e) => return Err(e),
+        };
+        match file.try_lock() {
+            Ok(()) => Ok(true),
+            Err(TryLockError::WouldBlock) => Ok(false),
+            Err(TryLockError::Error(e)) => Err(e),
+        }
+    }
+
+    /// Removes the file of an instance that has ended and owns nothing any more.
+    pub(crate) fn bury(&self, other: Uuid) {
+        let _ = std::fs::remove_file(lock_path(&self.dir, other));
+    }
+}
+
+impl Drop for Instance {
+    fn drop(&mut self) {
+        self.bury(self.id);
+    }
+}
+
+fn lock_path(dir: &Path, id: Uuid) -> PathBuf {
+    dir.join(format!("{id}.lock"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_life_shows_while_it_lasts() {
+        let run = tempfile::tempdir().unwrap();
+        let (me, other) = (Instance::begin(run.path()).unwrap(), Instance::begin(run.path()).unwrap());
+        let other_id = other.id();
+        assert!(!me.has_ended(other_id).unwrap());
+        assert!(!me.has_ended(me.id()).unwrap());
+        drop(other);
+        assert!(me.has_ended(other_id).unwrap());
+        // One that was killed leaves its file, without the lock.
+        std::fs::write(lock_path(&run.path().join("l7r"), other_id), "").unwrap();
+        assert!(me.has_ended(other_id).unwrap());
+        me.bury(other_id);
+        assert!(!lock_path(&run.path().join("l7r"), other_id).exists());
+    }
+}

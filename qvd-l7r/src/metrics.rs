@@ -1,0 +1,87 @@
+//! What the router counts of itself. Reading and writing takes no lock.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+macro_rules! metrics {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// Live counters.
+        #[derive(Debug, Default)]
+        pub(crate) struct Metrics {
+            $(pub(crate) $name: Counter,)*
+        }
+
+        /// The counters at one moment.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        #[non_exhaustive]
+        pub struct Snapshot {
+            $($(#[$doc])* pub $name: u64,)*
+        }
+
+        impl Metrics {
+            pub(crate) fn snapshot(&self) -> Snapshot {
+                Snapshot { $($name: self.$name.get(),)* }
+            }
+        }
+    };
+}
+
+metrics! {
+    /// Connections accepted since the start.
+    connections_total,
+    /// Connections open now, desktops among them.
+    connections,
+    /// Connections refused because their address had too many.
+    refused_connections_total,
+    /// TLS handshakes that failed.
+    handshake_failures_total,
+    /// Requests served, whatever the answer.
+    requests_total,
+    /// Logins that authenticators were asked for.
+    auth_attempts_total,
+    /// Logins accepted by them.
+    auth_ok_total,
+    /// Connects begun, checks passed.
+    connects_total,
+    /// Connects that ended in a refusal.
+    connect_failures_total,
+    /// Desktops connected now.
+    sessions,
+    /// Desktops connected since the start.
+    sessions_total,
+    /// Sessions that somebody else's session, or an administrator, ended.
+    aborted_total,
+    /// Bytes from clients to desktops, in sessions that have ended.
+    forwarded_up_bytes_total,
+    /// Bytes from desktops to clients, in sessions that have ended.
+    forwarded_down_bytes_total,
+}
+
+/// One number.
+#[derive(Debug, Default)]
+pub(crate) struct Counter(AtomicU64);
+
+impl Counter {
+    pub(crate) fn add(&self, n: u64) {
+        self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Counts one up until the guard is dropped.
+    pub(crate) fn hold(&self) -> Held<'_> {
+        self.add(1);
+        Held(self)
+    }
+}
+
+/// One thing that exists now.
+#[derive(Debug)]
+pub(crate) struct Held<'a>(&'a Counter);
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}

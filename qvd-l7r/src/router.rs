@@ -1,0 +1,193 @@
+//! Building a router.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use qvd_core::auth::Chain;
+use qvd_core::balance::LoadBalancer;
+use qvd_core::config::Config;
+use qvd_db::Db;
+use tokio::net::TcpListener;
+
+use crate::auth::{self, Throttle};
+use crate::certificate;
+use crate::counters::counters;
+use crate::error::{Error, Result};
+use crate::instance::Instance;
+use crate::server::BoundRouter;
+use crate::shared::{Parts, Shared};
+
+/// A router that is not yet listening.
+///
+/// # Example
+///
+/// ```no_run
+/// # async fn example(db: qvd_db::Db) -> qvd_l7r::Result<()> {
+/// use qvd_l7r::Router;
+///
+/// let router = Router::builder(db, "node1").build()?.bind().await?;
+/// println!("listening on {}", router.local_addr());
+/// router.serve(std::future::pending()).await
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Router {
+    db: Db,
+    node: String,
+    config: Config,
+    chain: Chain,
+    balancer: Option<Arc<dyn LoadBalancer>>,
+    address: SocketAddr,
+    failed_login_delay: Duration,
+    stop_notice: Duration,
+}
+
+/// Collects what a [`Router`] needs.
+#[derive(Debug)]
+pub struct RouterBuilder {
+    db: Db,
+    node: String,
+    config: Config,
+    chain: Option<Chain>,
+    balancer: Option<Arc<dyn LoadBalancer>>,
+    address: Option<SocketAddr>,
+    failed_login_delay: Duration,
+    stop_notice: Duration,
+}
+
+impl Router {
+    /// Begins a router for the node of this name, which need not be registered yet.
+    pub fn builder(db: Db, node: impl Into<String>) -> RouterBuilder {
+        RouterBuilder {
+            db,
+            node: node.into(),
+            config: Config::defaults(),
+            chain: None,
+            balancer: None,
+            address: None,
+            failed_login_delay: Duration::from_secs(1),
+            stop_notice: Duration::from_millis(500),
+        }
+    }
+
+    /// Loads or makes the certificate and listens.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Bind`] when the address cannot be listened on; before that, what the database, the certificate or
+    /// the lock file had to say.
+    pub async fn bind(self) -> Result<BoundRouter> {
+        let tls = if self.config.flag("l7r.use_ssl") {
+            Some(Arc::new(certificate::load_or_make(&self.db, &self.node, &self.config).await?))
+        } else {
+            None
+        };
+        let instance = Instance::begin(&self.config.path("path.run"))?;
+        let listener = TcpListener::bind(self.address)
+            .await
+            .map_err(|source| Error::Bind { address: self.address, source })?;
+        let address =
+            listener.local_addr().map_err(|source| Error::Bind { address: self.address, source })?;
+        let (counters, queue) = counters();
+        let shared = Arc::new(Shared::new(Parts {
+            db: self.db,
+            node: self.node,
+            chain: self.chain,
+            balancer: self.balancer,
+            config: self.config,
+            instance,
+            counters,
+            throttle: Throttle::new(self.failed_login_delay),
+        }));
+        // Health checks have an answer from the first one on; a failure shows in it.
+        let _ = shared.node.load(&shared.db).await;
+        Ok(BoundRouter::new(shared, tls, listener, address, queue, self.stop_notice))
+    }
+}
+
+impl RouterBuilder {
+    /// The configuration, the database's part included; later changes there are followed. Default: the defaults.
+    pub fn config(mut self, config: Config) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// Who checks users. Default: what `l7r.auth.plugins` names.
+    pub fn authenticators(mut self, chain: Chain) -> Self {
+        self.chain = Some(chain);
+        self
+    }
+
+    /// Who chooses hosts. Default: [`Weighted`](crate::balance::Weighted) with the configured weights.
+    pub fn balancer(mut self, balancer: Arc<dyn LoadBalancer>) -> Self {
+        self.balancer = Some(balancer);
+        self
+    }
+
+    /// Where to listen. Default: `l7r.address` and `l7r.port`. Port 0 takes a free one.
+    pub fn listen(mut self, address: SocketAddr) -> Self {
+        self.address = Some(address);
+        self
+    }
+
+    /// How long the answer to a first failed login is held back; further ones wait longer. Default: 1 s.
+    pub fn failed_login_delay(mut self, delay: Duration) -> Self {
+        self.failed_login_delay = delay;
+        self
+    }
+
+    /// How long a router that ends goes on telling health checks so before it stops listening. Default: 0.5 s.
+    pub fn stop_notice(mut self, notice: Duration) -> Self {
+        self.stop_notice = notice;
+        self
+    }
+
+    /// The router.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Setting`] names the key that cannot be used.
+    pub fn build(self) -> Result<Router> {
+        if self.node.is_empty() {
+            let problem = "is not set; it must be the name under which this host was added".to_owned();
+            return Err(Error::Setting { key: "nodename", problem });
+        }
+        let chain = match self.chain {
+            Some(chain) => chain,
+            None => auth::chain_from_config(&self.db, &self.config)?,
+        };
+        let balancer = self.config.text("l7r.loadbalancer.plugin");
+        if self.balancer.is_none() && !matches!(balancer.as_str(), "" | "default") {
+            let problem = format!("'{balancer}' is no balancer of this router (one of: default)");
+            return Err(Error::Setting { key: "l7r.loadbalancer.plugin", problem });
+        }
+        let address = match self.address {
+            Some(address) => address,
+            None => configured_address(&self.config)?,
+        };
+        Ok(Router {
+            db: self.db,
+            node: self.node,
+            config: self.config,
+            chain,
+            balancer: self.balancer,
+            address,
+            failed_login_delay: self.failed_login_delay,
+            stop_notice: self.stop_notice,
+        })
+    }
+}
+
+fn configured_address(config: &Config) -> Result<SocketAddr> {
+    let text = config.text("l7r.address");
+    let address = match text.as_str() {
+        "" | "*" => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        "localhost" => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        other => other.parse().map_err(|_| Error::Setting {
+            key: "l7r.address",
+            problem: format!("'{other}' is no IP address of this machine ('*' listens on all)"),
+        })?,
+    };
+    Ok(SocketAddr::new(address, config.port("l7r.port")))
+}

@@ -1,0 +1,253 @@
+//! Listening, accepting, greeting, and the end.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
+
+use crate::counters::CounterQueue;
+use crate::error::Result;
+use crate::gate::Gate;
+use crate::metrics::Snapshot;
+use crate::sessions::Order;
+use crate::shared::Shared;
+use crate::stream::{ClientStream, tune};
+use crate::tls::{Fingerprint, Tls};
+use crate::{conversation, upkeep};
+
+/// A router that listens; connections wait until [`serve`](Self::serve) runs.
+#[derive(Debug)]
+pub struct BoundRouter {
+    shared: Arc<Shared>,
+    tls: Option<Arc<Tls>>,
+    listener: TcpListener,
+    address: SocketAddr,
+    queue: CounterQueue,
+    stop_notice: Duration,
+}
+
+/// A hand on a router that serves.
+#[derive(Clone, Debug)]
+pub struct RouterHandle {
+    shared: Arc<Shared>,
+}
+
+impl RouterHandle {
+    /// What the router counted so far.
+    pub fn metrics(&self) -> Snapshot {
+        self.shared.metrics.snapshot()
+    }
+
+    /// Sessions that exist now, those being brought up included.
+    pub fn sessions(&self) -> usize {
+        self.shared.sessions.count()
+    }
+
+    /// Ends all sessions. A router that was told to end waits for them otherwise.
+    pub fn end_sessions(&self) {
+        self.shared.sessions.order_all(Order::Stop);
+    }
+}
+
+impl BoundRouter {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        tls: Option<Arc<Tls>>,
+        listener: TcpListener,
+        address: SocketAddr,
+        queue: CounterQueue,
+        stop_notice: Duration,
+    ) -> Self {
+        Self { shared, tls, listener, address, queue, stop_notice }
+    }
+
+    /// Where it listens.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// SHA-256 of the certificate; `None` without TLS.
+    pub fn fingerprint(&self) -> Option<Fingerprint> {
+        self.tls.as_ref().map(|tls| tls.fingerprint())
+    }
+
+    /// A hand on it for the time that it serves.
+    pub fn handle(&self) -> RouterHandle {
+        RouterHandle { shared: self.shared.clone() }
+    }
+
+    /// Serves until `shutdown` is done, then ends in order: health checks are told, idle connections closed, the
+    /// port is given up, and desktops live on until their users leave, `l7r.drain.timeout` passes or
+    /// [`RouterHandle::end_sessions`] is called.
+    ///
+    /// # Errors
+    ///
+    /// None at present: what goes wrong in one connection ends there.
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping it ends every connection at once; the rows of their sessions are cleared by the next router of
+    /// this node.
+    pub async fn serve(self, shutdown: impl Future<Output = ()> + Send) -> Result<()> {
+        let Self { shared, tls, listener, queue, stop_notice, .. } = self;
+        let mut background = JoinSet::new();
+        background.spawn(queue.write(shared.db.clone()));
+        background.spawn(upkeep::run(shared.clone(), tls.clone()));
+        let mut door = Door::new(shared.clone(), tls, listener);
+        tracing::info!(node = shared.node.name(), instance = %shared.instance.id(), "router serves");
+
+        tokio::select! {
+            () = door.accept() => {}
+            () = shutdown => {}
+        }
+        tracing::info!(sessions = shared.sessions.count(), "router is stopping");
+        shared.stopping.store(true, Ordering::Relaxed);
+        door.leave();
+        let _ = tokio::time::timeout(stop_notice, door.accept()).await;
+        door.drain().await;
+
+        upkeep::give_back_owed(&shared).await;
+        let _ = tokio::time::timeout(LAST_WRITES, shared.counters.written()).await;
+        background.shutdown().await;
+        tracing::info!("router stopped");
+        Ok(())
+    }
+}
+
+/// The port and the connections that came through it.
+struct Door {
+    shared: Arc<Shared>,
+    tls: Option<Arc<Tls>>,
+    listener: TcpListener,
+    gate: Arc<Gate>,
+    room: Arc<Semaphore>,
+    leaving: watch::Sender<bool>,
+    connections: JoinSet<()>,
+}
+
+impl Door {
+    fn new(shared: Arc<Shared>, tls: Option<Arc<Tls>>, listener: TcpListener) -> Self {
+        let most = usize::try_from(shared.config().integer("l7r.limit.connections")).unwrap_or(0);
+        let most = if most == 0 { Semaphore::MAX_PERMITS } else { most.min(Semaphore::MAX_PERMITS) };
+        Self {
+            shared,
+            tls,
+            listener,
+            gate: Arc::default(),
+            room: Arc::new(Semaphore::new(most)),
+            leaving: watch::channel(false).0,
+            connections: JoinSet::new(),
+        }
+    }
+
+    /// Accepts while there is room; never ends by itself.
+    async fn accept(&mut self) {
+        loop {
+            let arrival = async {
+                // The semaphore is never closed.
+                let permit = self.room.clone().acquire_owned().await.ok();
+                (self.listener.accept().await, permit)
+            };
+            tokio::select! {
+                (accepted, permit) = arrival => match accepted {
+                    Ok((stream, peer)) => self.admit(stream, peer, permit),
+                    Err(error) => {
+                        // Out of descriptors, or a peer that was faster: neither ends the router.
+                        tracing::warn!("connection not accepted: {error}");
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                    }
+                },
+                Some(ended) = self.connections.join_next() => note(ended),
+            }
+        }
+    }
+
+    fn admit(&mut self, stream: TcpStream, peer: SocketAddr, permit: Option<OwnedSemaphorePermit>) {
+        let config = self.shared.config();
+        let most = usize::try_from(config.integer("l7r.limit.connections.per.address")).unwrap_or(0);
+        let Some(place) = self.gate.enter(peer.ip(), most) else {
+            self.shared.metrics.refused_connections_total.add(1);
+            return tracing::warn!(client = %peer, "connection refused: too many from there");
+        };
+        self.shared.metrics.connections_total.add(1);
+        let greeting = self.tls.as_ref().map(|tls| tls.acceptor());
+        let limit = config.seconds("l7r.limit.handshake.timeout");
+        let (shared, leaving) = (self.shared.clone(), self.leaving.subscribe());
+        self.connections.spawn(async move {
+            let _held = shared.metrics.connections.hold();
+            let (_place, _permit) = (place, permit);
+            match greet(stream, greeting, limit).await {
+                Ok(stream) => conversation::serve(shared.clone(), stream, peer, leaving).await,
+                Err(error) => {
+                    shared.metrics.handshake_failures_total.add(1);
+                    tracing::debug!(client = %peer, "no handshake: {error}");
+                }
+            }
+        });
+    }
+
+    /// Tells idle connections to go.
+    fn leave(&self) {
+        self.leaving.send_replace(true);
+    }
+
+    /// Gives up the port and waits for the connections that are left, as long as the configuration allows.
+    async fn drain(self) {
+        let Self { shared, listener, mut connections, .. } = self;
+        drop(listener);
+        let config = shared.config();
+        let limit = config.has("l7r.drain.timeout").then(|| config.seconds("l7r.drain.timeout"));
+        let all_gone = async {
+            while let Some(ended) = connections.join_next().await {
+                note(ended);
+            }
+        };
+        let Some(limit) = limit else { return all_gone.await };
+        if tokio::time::timeout(limit, all_gone).await.is_ok() {
+            return;
+        }
+        tracing::warn!(sessions = shared.sessions.count(), "sessions are ended: the time to drain is over");
+        shared.sessions.order_all(Order::Stop);
+        let rest = async { while connections.join_next().await.is_some() {} };
+        let _ = tokio::time::timeout(LAST_CONNECTIONS, rest).await;
+        connections.shutdown().await;
+    }
+}
+
+async fn greet(
+    stream: TcpStream,
+    greeting: Option<TlsAcceptor>,
+    limit: Duration,
+) -> std::io::Result<ClientStream> {
+    tune(&stream)?;
+    match greeting {
+        None => Ok(ClientStream::Plain(stream)),
+        Some(acceptor) => tokio::time::timeout(limit, acceptor.accept(stream))
+            .await
+            .unwrap_or(Err(std::io::ErrorKind::TimedOut.into()))
+            .map(|stream| ClientStream::Tls(Box::new(stream))),
+    }
+}
+
+fn note(ended: Result<(), tokio::task::JoinError>) {
+    if let Err(error) = ended {
+        if error.is_panic() {
+            tracing::error!("a connection ended by a bug: {error}");
+        }
+    }
+}
+
+/// Before accepting is tried again after a failure.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long connections may take to end once they are told.
+const LAST_CONNECTIONS: Duration = Duration::from_secs(10);
+
+/// How long the counters may take to reach the database at the end.
+const LAST_WRITES: Duration = Duration::from_secs(2);

@@ -1,0 +1,77 @@
+//! What all connections of a router share.
+
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use qvd_core::auth::Chain;
+use qvd_core::balance::LoadBalancer;
+use qvd_core::config::Config;
+use qvd_db::Db;
+
+use crate::auth::Throttle;
+use crate::balance::Weighted;
+use crate::counters::Counters;
+use crate::instance::Instance;
+use crate::metrics::Metrics;
+use crate::node::Node;
+use crate::sessions::Sessions;
+
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) db: Db,
+    pub(crate) node: Node,
+    pub(crate) chain: Chain,
+    pub(crate) instance: Instance,
+    pub(crate) sessions: Arc<Sessions>,
+    pub(crate) counters: Counters,
+    pub(crate) metrics: Metrics,
+    pub(crate) throttle: Mutex<Throttle>,
+    /// The router is on its way out and takes no new work.
+    pub(crate) stopping: AtomicBool,
+    config: RwLock<Config>,
+    /// Chosen by the embedder; none means the default one with the weights of the moment.
+    balancer: Option<Arc<dyn LoadBalancer>>,
+}
+
+/// What a [`Shared`] is made of.
+pub(crate) struct Parts {
+    pub(crate) db: Db,
+    pub(crate) node: String,
+    pub(crate) chain: Chain,
+    pub(crate) balancer: Option<Arc<dyn LoadBalancer>>,
+    pub(crate) config: Config,
+    pub(crate) instance: Instance,
+    pub(crate) counters: Counters,
+    pub(crate) throttle: Throttle,
+}
+
+impl Shared {
+    pub(crate) fn new(parts: Parts) -> Self {
+        Self {
+            db: parts.db,
+            node: Node::new(parts.node),
+            chain: parts.chain,
+            instance: parts.instance,
+            sessions: Arc::default(),
+            counters: parts.counters,
+            metrics: Metrics::default(),
+            throttle: Mutex::new(parts.throttle),
+            stopping: AtomicBool::new(false),
+            config: RwLock::new(parts.config),
+            balancer: parts.balancer,
+        }
+    }
+
+    /// The configuration of the moment.
+    pub(crate) fn config(&self) -> Config {
+        self.config.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn set_config(&self, config: Config) {
+        *self.config.write().unwrap_or_else(PoisonError::into_inner) = config;
+    }
+
+    pub(crate) fn balancer(&self) -> Arc<dyn LoadBalancer> {
+        self.balancer.clone().unwrap_or_else(|| Arc::new(Weighted::from_config(&self.config())))
+    }
+}

@@ -1,0 +1,79 @@
+//! The guarded writes of a user session: acquire, displace, commit, give back. Each outcome is an event of the
+//! connect machine; none of them can touch a row that another session owns.
+
+use std::net::IpAddr;
+
+use qvd_core::error::chain;
+use qvd_core::{HostId, SessionId, UserId, VmId};
+use qvd_db::{Db, Guard, NewSession};
+use uuid::Uuid;
+
+use crate::broker::{Event, Failure};
+
+/// Who takes a session.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Claimed {
+    pub(crate) vm: VmId,
+    pub(crate) session: SessionId,
+    pub(crate) router: HostId,
+    pub(crate) instance: Uuid,
+    pub(crate) user: UserId,
+    pub(crate) peer: IpAddr,
+}
+
+/// `disconnected → connecting`, if nobody has it.
+pub(crate) async fn acquire(db: Db, who: Claimed) -> Event {
+    let session = NewSession {
+        session_id: who.session,
+        l7r_host: who.router,
+        l7r_pid: std::process::id(),
+        l7r_instance: who.instance,
+        real_user: who.user,
+        user_ip: Some(who.peer),
+    };
+    match db.sessions().acquire(who.vm, session).await {
+        Ok(Guard::Updated(row)) => Event::Acquired(Box::new(row)),
+        Ok(Guard::Unchanged(row)) => Event::NotAcquired(Box::new(row)),
+        Ok(Guard::NotFound) => Event::RowGone,
+        Err(error) => failed(who.vm, &error),
+    }
+}
+
+/// Tells the session that was seen to go; another one that came meanwhile is left alone.
+pub(crate) async fn ask_abort(db: Db, vm: VmId, seen: SessionId) -> Event {
+    match db.sessions().request_abort(vm, seen).await {
+        Ok(Guard::Updated(_) | Guard::Unchanged(_)) => Event::AbortAsked,
+        Ok(Guard::NotFound) => Event::RowGone,
+        Err(error) => failed(vm, &error),
+    }
+}
+
+/// `connecting → connected`, if it still is ours and nobody told it to go.
+pub(crate) async fn commit(db: Db, vm: VmId, session: SessionId) -> Event {
+    match db.sessions().commit(vm, session).await {
+        Ok(Guard::Updated(_)) => Event::Committed,
+        Ok(Guard::Unchanged(_)) => match db.vms().runtime(vm).await {
+            Ok(Some(row)) => Event::NotCommitted(Box::new(row)),
+            Ok(None) => Event::RowGone,
+            Err(error) => failed(vm, &error),
+        },
+        Ok(Guard::NotFound) => Event::RowGone,
+        Err(error) => failed(vm, &error),
+    }
+}
+
+/// `→ disconnected`, if it still is ours; true when nothing is left to give back.
+pub(crate) async fn give_back(db: &Db, vm: VmId, session: SessionId) -> bool {
+    match db.sessions().release(vm, session).await {
+        Ok(_) => true,
+        Err(error) => {
+            tracing::warn!(vm = %vm, session = %session, "session not given back yet: {}", chain(&error));
+            false
+        }
+    }
+}
+
+fn failed(vm: VmId, error: &qvd_db::Error) -> Event {
+    tracing::warn!(vm = %vm, "connect cannot go on: {}", chain(error));
+    Event::Failed(Failure::Database)
+}

@@ -1,0 +1,149 @@
+//! What a router does besides its connections: look at its node's row, obey aborts, give back what is owed, clear
+//! up behind routers that died, follow the configuration.
+//!
+//! A hint only wakes; woken or timed out, each of these reads everything that it watches.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use qvd_core::error::chain;
+use qvd_core::{HostId, TenantId};
+use qvd_db::{Channel, Subscription};
+
+use crate::certificate;
+use crate::node;
+use crate::sessions::Order;
+use crate::shared::Shared;
+use crate::takeover;
+use crate::tls::Tls;
+
+/// Runs all of it; ends only by being dropped.
+pub(crate) async fn run(shared: Arc<Shared>, tls: Option<Arc<Tls>>) {
+    tokio::join!(
+        watch_node(&shared),
+        obey_aborts(&shared),
+        clear_up(&shared),
+        follow_config(&shared, tls.as_deref())
+    );
+}
+
+async fn watch_node(shared: &Shared) {
+    let mut hints: Option<(HostId, Subscription)> = None;
+    loop {
+        // A failure is logged where it happens; the memory grows old by itself.
+        let _ = shared.node.load(&shared.db).await;
+        let host = shared.node.seen_id();
+        if hints.as_ref().map(|(of, _)| *of) != host {
+            hints = host.map(|id| (id, shared.db.subscribe(&[Channel::HostCommands(id)])));
+        }
+        woken_or_after(hints.as_mut().map(|(_, s)| s), node::REFRESH).await;
+    }
+}
+
+async fn obey_aborts(shared: &Shared) {
+    let host = registered(shared).await;
+    let mut hints = shared.db.subscribe(&[Channel::UserCommands(host)]);
+    loop {
+        match shared.db.sessions().aborted(host, shared.instance.id()).await {
+            Ok(aborted) => {
+                for (vm, session) in aborted {
+                    if !shared.sessions.order(session, Order::Abort) {
+                        // It has ended and its row was not given back.
+                        shared.sessions.owe(vm, session);
+                    }
+                }
+            }
+            Err(error) => tracing::warn!("aborts not read: {}", chain(&error)),
+        }
+        woken_or_after(Some(&mut hints), shared.config().seconds("internal.hkd.agent.l7rkiller.delay")).await;
+    }
+}
+
+async fn clear_up(shared: &Shared) {
+    let host = registered(shared).await;
+    loop {
+        give_back_owed(shared).await;
+        if let Err(error) = clear_up_behind_the_dead(shared, host).await {
+            tracing::warn!("sessions of routers that died not cleared: {}", chain(&error));
+        }
+        tokio::time::sleep(CLEAR_UP).await;
+    }
+}
+
+/// Gives back the rows of sessions that could not do it themselves.
+pub(crate) async fn give_back_owed(shared: &Shared) {
+    for (vm, session) in shared.sessions.take_owed() {
+        if takeover::give_back(&shared.db, vm, session).await {
+            tracing::info!(vm = %vm, session = %session, "session given back late");
+        } else {
+            shared.sessions.owe(vm, session);
+        }
+    }
+}
+
+async fn clear_up_behind_the_dead(shared: &Shared, host: HostId) -> Result<(), qvd_db::Error> {
+    for instance in shared.db.sessions().instances(host).await? {
+        match shared.instance.has_ended(instance) {
+            Ok(true) => {
+                let vms = shared.db.sessions().release_instance(host, instance).await?;
+                shared.instance.bury(instance);
+                tracing::warn!(instance = %instance, sessions = vms.len(), "cleared up behind a router that died");
+            }
+            Ok(false) => {}
+            Err(error) => tracing::warn!(instance = %instance, "cannot tell whether a router lives: {error}"),
+        }
+    }
+    Ok(())
+}
+
+async fn follow_config(shared: &Shared, tls: Option<&Tls>) {
+    let mut hints = shared.db.subscribe(&[Channel::ConfigChanged]);
+    loop {
+        hints.next().await;
+        let rows = match shared.db.config().load(TenantId::DEFAULT).await {
+            Ok(rows) => rows,
+            Err(error) => {
+                tracing::warn!("configuration not read: {}", chain(&error));
+                continue;
+            }
+        };
+        let before = shared.config();
+        let (config, problems) = before.with_database(rows);
+        for problem in &problems {
+            tracing::error!(%problem, "configuration: the previous value stays");
+        }
+        for key in AT_START {
+            if before.get(key) != config.get(key) {
+                tracing::warn!("restart needed for {key}");
+            }
+        }
+        shared.set_config(config.clone());
+        if let Some(tls) = tls {
+            certificate::follow(&shared.db, tls, &config).await;
+        }
+    }
+}
+
+/// The node's id, once it is registered.
+async fn registered(shared: &Shared) -> HostId {
+    loop {
+        if let Some(id) = shared.node.seen_id() {
+            return id;
+        }
+        tokio::time::sleep(CLEAR_UP).await;
+    }
+}
+
+async fn woken_or_after(hints: Option<&mut Subscription>, limit: Duration) {
+    match hints {
+        Some(hints) => drop(tokio::time::timeout(limit, hints.next()).await),
+        None => tokio::time::sleep(limit).await,
+    }
+}
+
+/// How often rows are given back and dead routers looked for.
+const CLEAR_UP: Duration = Duration::from_secs(1);
+
+/// Keys that are read once.
+const AT_START: [&str; 5] =
+    ["l7r.address", "l7r.port", "l7r.use_ssl", "l7r.auth.plugins", "l7r.limit.connections"];
