@@ -128,7 +128,8 @@ mod tests {
 
     #[test]
     fn a_cheaper_hash_verifies_and_asks_to_be_replaced() {
-        let cheap = Argon2::new(Algorithm::Argon2id, argon2::Version::V0x13, Params::new(64, 1, 1, None).unwrap());
+        let cheap =
+            Argon2::new(Algorithm::Argon2id, argon2::Version::V0x13, Params::new(64, 1, 1, None).unwrap());
         let stored = cheap.hash_password(b"s3cret").unwrap().to_string();
         assert_eq!(verify(&stored, b"s3cret", b""), Check::Outdated);
         assert_eq!(verify(&stored, b"s3creT", b""), Check::Wrong);
@@ -160,7 +161,10 @@ mod tests {
         let decoy = PasswordHash::new(DECOY).unwrap();
         let real = hash(b"x").unwrap();
         let real = PasswordHash::new(real.expose()).unwrap();
-        assert_eq!((decoy.algorithm, decoy.version, &decoy.params), (real.algorithm, real.version, &real.params));
+        assert_eq!(
+            (decoy.algorithm, decoy.version, &decoy.params),
+            (real.algorithm, real.version, &real.params)
+        );
         assert_eq!(decoy.hash.unwrap().len(), real.hash.unwrap().len());
         assert_eq!(verify(DECOY, b"nobody knows it", b""), Check::Wrong);
     }

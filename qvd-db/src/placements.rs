@@ -1,0 +1,81 @@
+//! Why a virtual machine was placed where it was: the last thousand decisions.
+
+use std::time::SystemTime;
+
+use qvd_core::{HostId, VmId};
+
+use crate::db::{Db, transaction};
+use crate::error::Result;
+use crate::sql::{Sql, sql};
+use crate::value::params;
+
+/// One decision of a load balancer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placement {
+    /// When, by the database's clock.
+    pub at: SystemTime,
+    /// The virtual machine.
+    pub vm_id: VmId,
+    /// Name of the balancer.
+    pub plugin: String,
+    /// What it knew, a JSON text.
+    pub inputs: String,
+    /// What it chose; none when no host suited.
+    pub host_id: Option<HostId>,
+}
+
+/// Placement decisions of a database.
+#[derive(Clone, Copy, Debug)]
+pub struct Placements<'db> {
+    db: &'db Db,
+}
+
+impl Db {
+    /// Placement decisions.
+    pub fn placements(&self) -> Placements<'_> {
+        Placements { db: self }
+    }
+}
+
+impl Placements<'_> {
+    /// Records a decision and drops the oldest beyond a thousand. `inputs` is a JSON text.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Away`](crate::Error::Away); callers go on without.
+    pub async fn record(&self, vm: VmId, plugin: &str, inputs: &str, chosen: Option<HostId>) -> Result<()> {
+        const INSERT: Sql = sql!("record a placement":
+            "insert into placement_decisions (vm_id, plugin, inputs, host_id) values ($1, $2, $3" AS_JSON ", $4)");
+        const TRIM: Sql = sql!("forget old placements":
+            "delete from placement_decisions
+             where id <= (select id from placement_decisions order by id desc limit 1 offset 1000)");
+        transaction!(self.db, |tx| {
+            tx.rows(&INSERT, params![vm, plugin, inputs, chosen]).await?;
+            tx.rows(&TRIM, params![]).await?;
+            Ok(())
+        })
+    }
+
+    /// The latest decisions about a virtual machine, latest first.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Away`](crate::Error::Away).
+    pub async fn of_vm(&self, vm: VmId, limit: u32) -> Result<Vec<Placement>> {
+        const OF_VM: Sql = sql!("read placements":
+            "select at, vm_id, plugin, inputs" JSON_TEXT " as inputs, host_id
+             from placement_decisions where vm_id = $1 order by id desc limit $2");
+        let rows = self.db.read(&OF_VM, params![vm, limit]).await?;
+        rows.iter()
+            .map(|row| {
+                Ok(Placement {
+                    at: row.get("at")?,
+                    vm_id: row.get("vm_id")?,
+                    plugin: row.get("plugin")?,
+                    inputs: row.get("inputs")?,
+                    host_id: row.find("host_id")?,
+                })
+            })
+            .collect()
+    }
+}
