@@ -1,7 +1,8 @@
 //! A directory that only this user can enter, for one session.
 
+use std::fs::Permissions;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
@@ -30,7 +31,8 @@ impl PrivateDir {
     }
 
     fn below(parent: &Path) -> io::Result<Self> {
-        let dir = tempfile::Builder::new().prefix("qvd-").tempdir_in(parent)?;
+        let only_owner = Permissions::from_mode(0o700);
+        let dir = tempfile::Builder::new().prefix("qvd-").permissions(only_owner).tempdir_in(parent)?;
         let owner = std::fs::metadata(dir.path())?.uid();
         std::fs::DirBuilder::new().mode(0o700).create(dir.path().join("nx"))?;
         let made = Self { dir, owner };

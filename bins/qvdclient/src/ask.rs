@@ -1,0 +1,146 @@
+//! What only the user can answer: the password, the certificate, which machine.
+
+use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
+
+use async_trait::async_trait;
+use qvd_client::Error;
+use qvd_client::list::{Chooser, Entry, printable};
+use qvd_client::trust::{Decision, Judge, Question};
+
+/// Whether somebody sits there who can be asked.
+pub(crate) fn somebody_is_there() -> bool {
+    io::stdin().is_terminal() && io::stderr().is_terminal()
+}
+
+/// Asks for the password without showing it.
+pub(crate) fn password(login: &str, host: &str) -> io::Result<String> {
+    rpassword::prompt_password(format!("Password of {} at {}: ", printable(login), printable(host)))
+}
+
+/// The first line of standard input.
+pub(crate) fn password_from_stdin() -> io::Result<String> {
+    let mut line = String::new();
+    if io::stdin().lock().read_line(&mut line)? == 0 {
+        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "standard input is empty"));
+    }
+    Ok(line.trim_end_matches(['\r', '\n']).to_owned())
+}
+
+/// Shows a certificate on the terminal and asks.
+#[derive(Debug)]
+pub(crate) struct AtTheTerminal;
+
+#[async_trait]
+impl Judge for AtTheTerminal {
+    async fn decide(&self, question: &Question) -> Decision {
+        let text = describe(question);
+        let changed = question.changed_from.is_some();
+        let prompt = if changed {
+            "Type 'replace' to accept the new certificate: "
+        } else {
+            "Accept it? [n]o, [o]nce, [a]lways: "
+        };
+        let answer = answer(format!("{text}{prompt}")).await.unwrap_or_default();
+        match (changed, answer.trim().to_ascii_lowercase().as_str()) {
+            (true, "replace") | (false, "a" | "always") => Decision::Always,
+            (false, "o" | "once") => Decision::Once,
+            (true | false, _) => Decision::Reject,
+        }
+    }
+}
+
+/// Shows the list on the terminal and asks.
+#[derive(Debug)]
+pub(crate) struct FromTheList;
+
+#[async_trait]
+impl Chooser for FromTheList {
+    async fn choose(&self, vms: &[Entry]) -> Result<i64, Error> {
+        if let [only] = vms {
+            return Ok(only.id);
+        }
+        let answer = answer(format!("{}Which one? ", table(vms))).await.unwrap_or_default();
+        chosen(vms, answer.trim())
+            .ok_or_else(|| Error::NoChoice(format!("'{}' is not on the list", printable(answer.trim()))))
+    }
+}
+
+/// The machine that an answer names, by id or by name.
+fn chosen(vms: &[Entry], answer: &str) -> Option<i64> {
+    let by_id = answer.parse().ok().filter(|id| vms.iter().any(|vm| vm.id == *id));
+    by_id.or_else(|| vms.iter().find(|vm| vm.name == answer).map(|vm| vm.id))
+}
+
+/// The list for people.
+pub(crate) fn table(vms: &[Entry]) -> String {
+    let mut text = format!("{:>8}  {:<12} {:<8} Name\n", "Id", "State", "Blocked");
+    for vm in vms {
+        let blocked = if vm.blocked { "yes" } else { "no" };
+        let (state, name) = (printable(&vm.state), printable(&vm.name));
+        text.push_str(&format!("{:>8}  {state:<12} {blocked:<8} {name}\n", vm.id));
+    }
+    text
+}
+
+fn describe(question: &Question) -> String {
+    let report = &question.report;
+    let mut text = String::new();
+    if let Some(remembered) = question.changed_from {
+        text.push_str(&format!(
+            "\n@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@\n\
+             @  WARNING: THE CERTIFICATE OF THIS SERVER HAS CHANGED            @\n\
+             @  Somebody may be pretending to be it, to learn your password.   @\n\
+             @  Ask the administrator before you go on.                        @\n\
+             @@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@\n\
+             remembered:  {remembered}\n"
+        ));
+    }
+    let leaf = &report.chain[0];
+    text.push_str(&format!(
+        "\nCertificate of {}\n  subject:     {}\n  issuer:      {}\n  names:       {}\n  fingerprint: {}\n",
+        report.server,
+        leaf.subject,
+        leaf.issuer,
+        leaf.names.join(", "),
+        leaf.fingerprint
+    ));
+    for problem in &report.problems {
+        let place =
+            if problem.depth == 0 { String::new() } else { format!(" (authority {})", problem.depth) };
+        text.push_str(&format!("  problem:     {}{place}\n", problem.flaw));
+    }
+    text
+}
+
+/// Asks on the terminal, aside from the runtime's own threads.
+async fn answer(prompt: String) -> io::Result<String> {
+    let asking = tokio::task::spawn_blocking(move || {
+        eprint!("{prompt}");
+        io::stderr().flush()?;
+        let mut line = String::new();
+        io::stdin().lock().read_line(&mut line)?;
+        Ok(line)
+    });
+    asking.await.unwrap_or_else(|failed| Err(io::Error::other(failed)))
+}
+
+#[cfg(test)]
+mod tests {
+    use qvd_core::state::VmState;
+
+    use super::*;
+
+    #[test]
+    fn an_answer_is_an_id_or_a_name() {
+        let vms = [
+            Entry::new(7, "desk", VmState::Running, false),
+            Entry::new(9, "lab\u{7}", VmState::Stopped, true),
+        ];
+        assert_eq!(chosen(&vms, "9"), Some(9));
+        assert_eq!(chosen(&vms, "desk"), Some(7));
+        assert_eq!(chosen(&vms, "8"), None);
+        assert_eq!(chosen(&vms, ""), None);
+        let table = table(&vms);
+        assert!(table.contains("       9  stopped      yes      lab?\n"), "{table}");
+    }
+}
