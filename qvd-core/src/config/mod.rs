@@ -240,14 +240,13 @@ impl Config {
 
     /// The keys of an indexed family with their values: `PREFIX.0`, `PREFIX.1`, … until the first that has none.
     /// Write the place of the number as `N`: `client.share.N`.
+    /// Empty when nothing in `family` is `N`.
     pub fn indexed(&self, family: &str) -> Vec<String> {
-        let value = |index: usize| {
-            let number = index.to_string();
-            let parts: Vec<_> =
-                family.split('.').map(|part| if part == "N" { number.as_str() } else { part }).collect();
-            self.get(&parts.join("."))
-        };
-        (0..).map_while(value).collect()
+        let parts: Vec<&str> = family.split('.').collect();
+        let Some(place) = parts.iter().position(|part| *part == "N") else { return Vec::new() };
+        let (before, after) = (&parts[..place], &parts[place + 1..]);
+        let key = |index: usize| [before, &[index.to_string().as_str()], after].concat().join(".");
+        (0..).map_while(|index| self.get(&key(index))).collect()
     }
 
     /// Fails when a key has no value.
