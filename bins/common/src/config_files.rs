@@ -108,10 +108,10 @@ pub fn load_config(
     let invalid = |e| Failure::new(ErrorKind::Invalid, "cannot use the configuration".to_owned()).because(e);
     let mut builder = Config::builder();
     for (name, text) in &texts {
-        builder = builder.file(name, text).map_err(invalid)?;
+        builder = builder.file(name, text);
     }
     if let Some(settings) = env("QVD_SET") {
-        builder = builder.environment(&settings).map_err(invalid)?;
+        builder = builder.environment(&settings);
     }
     for (key, value) in overrides {
         builder = builder.set(key, value);

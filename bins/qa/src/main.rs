@@ -1,3 +1,64 @@
-//! The `qa` program.
+//! The `qa` program: the administration of QVD on the command line. Answers to `qvd-admin` and `qvd-admin.pl`, too: the
+//! name it is called by makes no difference.
+//!
+//! Configuration: `/etc/qvd/node.conf` and what belongs to it, or the file that `QVD_CONFIG` names.
 
-fn main() {}
+mod terminal;
+
+use std::fs;
+use std::io::{self, IsTerminal};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use qvd_admin::cli::{self, Console};
+use qvd_admin::{Admin, Error};
+use qvd_bin_common::{ConfigFiles, Failure, add_database_config, load_config, open_db};
+use qvd_l7r::balance::Weighted;
+use terminal::Echo;
+
+fn main() -> ExitCode {
+    // The command runs on this thread; the other one takes signals while this one waits for a typed line.
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    match runtime {
+        Ok(runtime) => runtime.block_on(run()),
+        Err(error) => {
+            eprintln!("Error: cannot start: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run() -> ExitCode {
+    let echo = Echo::default();
+    if let Err(error) = echo.guard_against_signals() {
+        eprintln!("Error: cannot start: {error}");
+        return ExitCode::FAILURE;
+    }
+    let mut show = |visible| echo.show(visible);
+    let terminal = io::stdin().is_terminal();
+    let mut console = Console {
+        out: &mut io::stdout().lock(),
+        err: &mut io::stderr(),
+        input: &mut io::stdin().lock(),
+        echo: if terminal { Some(&mut show) } else { None },
+        read_file: &|path| fs::read_to_string(path),
+    };
+    let arguments = std::env::args_os().skip(1).map(|argument| argument.to_string_lossy().into_owned());
+    ExitCode::from(cli::run(arguments, &mut console, connect).await)
+}
+
+async fn connect() -> Result<Admin, Error> {
+    open().await.map_err(|failure| Error::Connect { kind: failure.kind(), source: Box::new(failure) })
+}
+
+async fn open() -> Result<Admin, Failure> {
+    let env = |name: &str| std::env::var(name).ok();
+    let config = load_config(&ConfigFiles::node(None, &env), &env, &[])?;
+    let db = open_db(&config).await?;
+    let config = add_database_config(&config, &db).await?;
+    for problem in config.rejected() {
+        eprintln!("Warning: {problem}");
+    }
+    let balancer = Arc::new(Weighted::from_config(&config));
+    Ok(Admin::new(db, config, balancer))
+}

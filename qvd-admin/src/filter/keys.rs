@@ -75,6 +75,36 @@ pub static HOST_KEYS: Keys = Keys {
         column("blocked", Kind::Flag),
         column("usable_ram", Kind::Number),
         column("usable_cpu", Kind::Number),
+        column("vms_assigned", Kind::Integer),
+        column("hypervisors", Kind::Text),
+        column("pid", Kind::Integer),
+        column("ok_ts", Kind::Time),
+    ],
+};
+
+/// Fields of the counters of hosts.
+pub static HOST_COUNTER_KEYS: Keys = Keys {
+    object: "host",
+    columns: &[
+        column("id", Kind::Integer),
+        column("name", Kind::Text),
+        column("http_requests", Kind::Integer),
+        column("auth_attempts", Kind::Integer),
+        column("auth_ok", Kind::Integer),
+        column("nx_attempts", Kind::Integer),
+        column("nx_ok", Kind::Integer),
+        column("short_sessions", Kind::Integer),
+    ],
+};
+
+/// Fields of the counters of virtual machines.
+pub static VM_COUNTER_KEYS: Keys = Keys {
+    object: "vm",
+    columns: &[
+        column("id", Kind::Integer),
+        column("name", Kind::Text),
+        column("run_attempts", Kind::Integer),
+        column("run_ok", Kind::Integer),
     ],
 };
 
@@ -151,6 +181,7 @@ pub static VM_KEYS: Keys = Keys {
         column("l7r_host_id", Kind::Integer),
         column("l7r", Kind::Text),
         column("blocked", Kind::Flag),
+        column("blocked_by", Kind::Text),
         column("blocked_reason", Kind::Text),
         column("last_error", Kind::Text),
         column("vm_address", Kind::Text),

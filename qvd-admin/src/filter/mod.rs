@@ -13,7 +13,9 @@ use std::borrow::Cow;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
-pub use keys::{Column, DI_KEYS, HOST_KEYS, Keys, Kind, OSF_KEYS, USER_KEYS, VM_KEYS};
+pub use keys::{
+    Column, DI_KEYS, HOST_COUNTER_KEYS, HOST_KEYS, Keys, Kind, OSF_KEYS, USER_KEYS, VM_COUNTER_KEYS, VM_KEYS,
+};
 use pattern::Pattern;
 
 /// What a row holds under a key.
@@ -243,6 +245,11 @@ impl Test {
             (Self::Integer(_) | Self::Number(_) | Self::Flag(_), _) => false,
         }
     }
+}
+
+/// Whether a name matches a pattern with `*` and `?`.
+pub(crate) fn matches_wildcards(pattern: &str, name: &str) -> bool {
+    Pattern::parse(pattern).matches(name)
 }
 
 /// A truth value in any of the spellings of the 3.5 tools, in any case.
