@@ -209,7 +209,7 @@ impl Site {
 
     /// Run directory of a virtual machine.
     pub fn vm_dir(&self, vm: i64) -> PathBuf {
-        self.dir.join(format!("data/run/vms/{vm}"))
+        self.dir.join(format!("data/run/vms/{vm}/guest"))
     }
 
     /// The desktop's own display inside a virtual machine.

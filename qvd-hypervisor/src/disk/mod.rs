@@ -1,0 +1,3 @@
+//! Names of what machines keep on storage; the homes so far.
+
+pub mod homes;

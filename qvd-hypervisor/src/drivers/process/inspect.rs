@@ -1,0 +1,282 @@
+//! What is left of a machine: evidence from files, locks and processes, and the judgement on it.
+
+use std::fs;
+use std::io;
+
+use qvd_core::VmId;
+
+use super::plan::vm_dir;
+use super::settings::ProcessSettings;
+use crate::disk::homes::lock_path;
+use crate::holder::{EXIT_RECORD, RUN_RECORD, RunRecord, read_record};
+use crate::hostops::{CgroupPlace, HostOps, Life, LockState};
+
+/// Everything that can be seen of one machine without changing anything.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Evidence {
+    /// `run.json`, when there is one of this boot.
+    pub(super) record: Option<RunRecord>,
+    /// The record is of an earlier boot: nothing of it can live.
+    pub(super) stale_boot: bool,
+    /// The holder that the record names lives.
+    pub(super) holder_lives: bool,
+    /// The init that the record names lives.
+    pub(super) init_lives: bool,
+    /// The lock.
+    pub(super) lock: LockState,
+    /// Processes in the payload's control groups.
+    pub(super) payload: Vec<i32>,
+    /// Pieces that are there, for people.
+    pub(super) parts: Vec<String>,
+}
+
+/// What the evidence amounts to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// Nothing is left.
+    Absent,
+    /// It runs, or is just ending by itself.
+    Running(RunRecord),
+    /// Pieces without a life.
+    Debris(Vec<String>),
+    /// Something lives, or may, and is not a machine that can be adopted.
+    Unclear(String),
+}
+
+/// Gathers the evidence on a machine.
+///
+/// # Errors
+///
+/// When something could not be read: then nothing is known.
+pub(super) fn look(settings: &ProcessSettings, ops: &dyn HostOps, vm: VmId) -> io::Result<Evidence> {
+    let dir = vm_dir(settings, vm);
+    let mut parts = list(&dir)?;
+    let record = read_record::<RunRecord>(&dir.join(RUN_RECORD))
+        .map_err(|error| named(&format!("read '{}'", dir.join(RUN_RECORD).display()), error))?;
+    let boot_id = ops.boot_id()?;
+    let stale_boot = record.as_ref().is_some_and(|record| record.boot_id != boot_id);
+    let current = record.filter(|_| !stale_boot);
+    let lives = |process| ops.life(process).map(|life| matches!(life, Life::Alive(_)));
+    let holder_lives = current.as_ref().map_or(Ok(false), |record| lives(record.holder))?;
+    let init_lives = current.as_ref().and_then(|record| record.init).map_or(Ok(false), lives)?;
+    let lock_file =
+        current.as_ref().map_or_else(|| lock_path(&settings.homefs_dir, vm), |record| record.lock.clone());
+    let lock = ops
+        .lock_state(&lock_file)
+        .map_err(|error| named(&format!("ask for '{}'", lock_file.display()), error))?;
+    let place = CgroupPlace::new(&settings.cgroup_mount, &settings.node);
+    let groups = match &current {
+        Some(record) if !record.cgroups.is_empty() => record.cgroups.clone(),
+        _ => place.find(vm),
+    };
+    parts.extend(groups.paths().iter().filter(|path| path.exists()).map(|path| path.display().to_string()));
+    let payload = ops.payload(&groups)?;
+    Ok(Evidence { record: current, stale_boot, holder_lives, init_lives, lock, payload, parts })
+}
+
+/// Judges; pure.
+pub(super) fn judge(evidence: &Evidence, node: &str) -> Verdict {
+    let held_by = match &evidence.lock {
+        LockState::Held(content) => Some(content),
+        LockState::Absent | LockState::Free => None,
+    };
+    match (&evidence.record, evidence.holder_lives, evidence.init_lives) {
+        (Some(record), true, true) if held_by.is_none() => Verdict::Unclear(format!(
+            "process {} lives without the lock '{}': was that file replaced?",
+            record.holder.pid,
+            record.lock.display()
+        )),
+        (Some(record), _, true) => Verdict::Running(record.clone()),
+        // The agent has ended and the holder is writing that down.
+        (Some(record), true, false) if record.init.is_some() => Verdict::Running(record.clone()),
+        (Some(record), true, false) => Verdict::Unclear(format!(
+            "run {} is being launched by process {}",
+            record.run_id, record.holder.pid
+        )),
+        // Its holder was killed and took init along, but without namespaces not the rest.
+        (Some(record), false, false) if !evidence.payload.is_empty() => Verdict::Running(record.clone()),
+        (Some(_) | None, false, false) if !evidence.payload.is_empty() => {
+            Verdict::Unclear(format!("processes {:?} are in its control group", evidence.payload))
+        }
+        (Some(_) | None, false, false) => match held_by {
+            Some(content) if content.node == node || content.node.is_empty() => {
+                Verdict::Unclear(format!("its lock is held by {content}, of which there is no record"))
+            }
+            // Another host runs it; here are at most pieces.
+            Some(_) | None if evidence.parts.is_empty() => Verdict::Absent,
+            Some(_) | None => Verdict::Debris(evidence.parts.clone()),
+        },
+        (None, true, _) | (None, _, true) => Verdict::Unclear("processes without a record".to_owned()),
+    }
+}
+
+/// Machines that left a directory, a control group or a held lock of this host behind.
+///
+/// # Errors
+///
+/// When a directory could not be read.
+pub(super) fn machines(settings: &ProcessSettings) -> io::Result<Vec<VmId>> {
+    let mut found: Vec<VmId> =
+        list(&settings.vms_dir())?.iter().filter_map(|name| name.parse().ok()).collect();
+    found.extend(CgroupPlace::new(&settings.cgroup_mount, &settings.node).machines());
+    found.extend(list(&settings.homefs_dir)?.iter().filter_map(|name| crate::disk::homes::vm_of_lock(name)));
+    found.sort_unstable();
+    found.dedup();
+    Ok(found)
+}
+
+/// Names in a directory; a directory that is not there is empty.
+fn list(dir: &std::path::Path) -> io::Result<Vec<String>> {
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(named(&format!("read '{}'", dir.display()), error)),
+    };
+    let mut names: Vec<String> = entries
+        .map(|entry| entry.map(|entry| entry.file_name().to_string_lossy().into_owned()))
+        .collect::<io::Result<_>>()?;
+    names.sort();
+    Ok(names)
+}
+
+fn named(operation: &str, error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("cannot {operation}: {error}"))
+}
+
+/// The run record, of whatever boot.
+pub(super) fn record(settings: &ProcessSettings, vm: VmId) -> io::Result<Option<RunRecord>> {
+    read_record(&vm_dir(settings, vm).join(RUN_RECORD))
+}
+
+/// The exit record's file, for whoever waits.
+pub(super) fn exit_file(settings: &ProcessSettings, vm: VmId) -> std::path::PathBuf {
+    vm_dir(settings, vm).join(EXIT_RECORD)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::holder::Isolation;
+    use crate::hostops::{FakeHost, LockContent, ProcessId, VmCgroups};
+
+    fn record(init: bool) -> RunRecord {
+        RunRecord {
+            vm_id: 7,
+            run_id: 3,
+            host_incarnation: 1,
+            node: "n1".into(),
+            spec_digest: "d".into(),
+            boot_id: "this-boot".into(),
+            holder: ProcessId { pid: 10, start: 1 },
+            init: init.then_some(ProcessId { pid: 11, start: 2 }),
+            isolation: Isolation::Namespaces,
+            cgroups: VmCgroups::default(),
+            lock: "/h/.qvd-vm-7.lock".into(),
+            started: "now".into(),
+        }
+    }
+
+    fn held(node: &str) -> LockState {
+        LockState::Held(LockContent { node: node.into(), run_id: 3, ..Default::default() })
+    }
+
+    /// Every combination of what can be seen, once.
+    #[test]
+    fn the_judgement_on_every_kind_of_evidence() {
+        let mut lines = String::new();
+        for (record_kind, record) in
+            [("none", None), ("early", Some(record(false))), ("full", Some(record(true)))]
+        {
+            for (holder_lives, init_lives) in [(false, false), (false, true), (true, false), (true, true)] {
+                for (lock_kind, lock) in
+                    [("free", LockState::Free), ("ours", held("n1")), ("theirs", held("n2"))]
+                {
+                    for payload in [vec![], vec![99]] {
+                        for parts in [vec![], vec!["guest".to_owned()]] {
+                            let evidence = Evidence {
+                                record: record.clone(),
+                                stale_boot: false,
+                                holder_lives,
+                                init_lives,
+                                lock: lock.clone(),
+                                payload: payload.clone(),
+                                parts: parts.clone(),
+                            };
+                            let verdict = judge(&evidence, "n1");
+                            let lives =
+                                holder_lives || init_lives || !payload.is_empty() || lock_kind == "ours";
+                            if matches!(verdict, Verdict::Absent | Verdict::Debris(_)) {
+                                assert!(!lives, "something lives, but: {evidence:?}");
+                            }
+                            if verdict == Verdict::Absent {
+                                assert!(parts.is_empty());
+                            }
+                            if let Verdict::Running(found) = &verdict {
+                                assert_eq!(Some(found), record.as_ref());
+                            }
+                            lines += &format!(
+                                "{record_kind} {holder_lives} {init_lives} {lock_kind} {verdict:?}\n"
+                            );
+                        }
+                    }
+                }
+            }
+        }
+        assert_eq!(lines.lines().count(), 3 * 4 * 3 * 2 * 2);
+    }
+
+    #[test]
+    fn a_healthy_machine_runs_and_one_that_lost_its_lock_file_is_unclear() {
+        let healthy = Evidence {
+            record: Some(record(true)),
+            stale_boot: false,
+            holder_lives: true,
+            init_lives: true,
+            lock: held("n1"),
+            payload: vec![11],
+            parts: vec!["run.json".into()],
+        };
+        assert_eq!(judge(&healthy, "n1"), Verdict::Running(record(true)));
+        let unlocked = Evidence { lock: LockState::Free, ..healthy.clone() };
+        assert!(matches!(judge(&unlocked, "n1"), Verdict::Unclear(_)));
+        let dying = Evidence { holder_lives: false, ..unlocked };
+        assert!(matches!(judge(&dying, "n1"), Verdict::Running(_)), "it must be possible to kill it");
+    }
+
+    fn scene() -> (tempfile::TempDir, ProcessSettings) {
+        let dir = tempfile::tempdir().unwrap();
+        let mut settings =
+            ProcessSettings::new(dir.path().join("run"), dir.path().join("homefs"), "/bin/true", "/bin/true");
+        settings.cgroup_mount = dir.path().join("no-cgroups");
+        settings.node = "n1".into();
+        fs::create_dir_all(vm_dir(&settings, VmId::new(7))).unwrap();
+        (dir, settings)
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_an_error_never_absence() {
+        let (_dir, settings) = scene();
+        let host = FakeHost::default();
+        let vm = VmId::new(7);
+        assert_eq!(judge(&look(&settings, &host, vm).unwrap(), "n1"), Verdict::Absent);
+        fs::write(vm_dir(&settings, vm).join(RUN_RECORD), "{ half").unwrap();
+        assert!(look(&settings, &host, vm).is_err());
+        fs::remove_file(vm_dir(&settings, vm).join(RUN_RECORD)).unwrap();
+        host.break_down();
+        assert!(look(&settings, &host, vm).is_err());
+    }
+
+    #[test]
+    fn a_record_of_an_earlier_boot_is_debris_even_if_its_numbers_live_again() {
+        let (_dir, settings) = scene();
+        let host = FakeHost::default();
+        let old = RunRecord { boot_id: "earlier".into(), ..record(true) };
+        host.add_process(old.holder);
+        let path = vm_dir(&settings, VmId::new(7)).join(RUN_RECORD);
+        fs::write(&path, serde_json::to_vec(&old).unwrap()).unwrap();
+        let evidence = look(&settings, &host, VmId::new(7)).unwrap();
+        assert!(evidence.stale_boot);
+        assert_eq!(judge(&evidence, "n1"), Verdict::Debris(vec![RUN_RECORD.to_owned()]));
+        assert_eq!(machines(&settings).unwrap(), [VmId::new(7)]);
+    }
+}

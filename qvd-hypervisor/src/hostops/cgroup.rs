@@ -1,0 +1,370 @@
+//! Control groups of one virtual machine: `qvd.slice/<host>/qvd-<id>/{monitor,payload}`.
+//!
+//! The holder sits in `monitor`; everything else is born in `payload`, which carries the limits. On version 2
+//! there is one such tree, on version 1 one under each of memory, cpu, pids and freezer.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, geteuid};
+use serde::{Deserialize, Serialize};
+
+use qvd_core::VmId;
+
+/// Where the groups of a host's machines are made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CgroupPlace {
+    mount: PathBuf,
+    node: String,
+}
+
+/// What a machine may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CgroupLimits {
+    /// Bytes of memory, swap included.
+    pub memory: u64,
+    /// Processes and threads.
+    pub processes: u32,
+}
+
+/// The groups of one machine, one directory per hierarchy.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmCgroups {
+    tops: Vec<PathBuf>,
+    limits_memory: bool,
+}
+
+impl CgroupPlace {
+    /// Below the mount point of the control groups, for the host called `node`.
+    pub fn new(mount: impl Into<PathBuf>, node: &str) -> Self {
+        Self { mount: mount.into(), node: path_component(node) }
+    }
+
+    /// The groups that exist for a machine.
+    pub fn find(&self, vm: VmId) -> VmCgroups {
+        let tops =
+            self.roots().into_iter().map(|root| self.top(&root, vm)).filter(|top| top.is_dir()).collect();
+        VmCgroups { tops, limits_memory: false }
+    }
+
+    /// Machines that have groups here, in any state.
+    pub fn machines(&self) -> Vec<VmId> {
+        let mut found: Vec<VmId> = self
+            .roots()
+            .iter()
+            .filter_map(|root| fs::read_dir(root.join(SLICE).join(&self.node)).ok())
+            .flatten()
+            .filter_map(|entry| entry.ok()?.file_name().to_str()?.strip_prefix("qvd-")?.parse().ok())
+            .collect();
+        found.sort_unstable();
+        found.dedup();
+        found
+    }
+
+    /// Makes the groups of a machine and sets its limits, in every hierarchy that lets us.
+    ///
+    /// # Errors
+    ///
+    /// The last refusal, when no hierarchy lets us.
+    pub fn create(&self, vm: VmId, limits: CgroupLimits) -> io::Result<VmCgroups> {
+        let mut groups = VmCgroups::default();
+        let mut refusal = io::Error::new(io::ErrorKind::NotFound, "no control groups are mounted");
+        for root in self.roots() {
+            let top = self.top(&root, vm);
+            match make_groups(&root, &top) {
+                Ok(()) => {
+                    groups.limits_memory |= set_limits(&top.join(PAYLOAD), limits);
+                    groups.tops.push(top);
+                }
+                Err(error) => refusal = error,
+            }
+        }
+        if groups.tops.is_empty() { Err(refusal) } else { Ok(groups) }
+    }
+
+    fn top(&self, root: &Path, vm: VmId) -> PathBuf {
+        root.join(SLICE).join(&self.node).join(format!("qvd-{vm}"))
+    }
+
+    fn roots(&self) -> Vec<PathBuf> {
+        if self.mount.join("cgroup.controllers").exists() {
+            // An ordinary user may only work below the group that was delegated to the session.
+            let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+            return vec![if geteuid().is_root() { self.mount.clone() } else { v2_group(&self.mount, &own) }];
+        }
+        let Ok(entries) = fs::read_dir(&self.mount) else { return Vec::new() };
+        let mut roots: Vec<PathBuf> = entries
+            .filter_map(|entry| entry.ok().map(|entry| entry.path()))
+            .filter(|path| {
+                let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+                name.split(',').any(|controller| V1_CONTROLLERS.contains(&controller))
+            })
+            .filter_map(|path| fs::canonicalize(path).ok())
+            .collect();
+        roots.sort();
+        roots.dedup();
+        roots
+    }
+}
+
+impl VmCgroups {
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.tops.is_empty()
+    }
+
+    /// Whether memory is limited here; else the caller needs another way.
+    pub fn limits_memory(&self) -> bool {
+        self.limits_memory
+    }
+
+    /// The directories, for logs.
+    pub fn paths(&self) -> &[PathBuf] {
+        &self.tops
+    }
+
+    /// Moves the calling process to `monitor`.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's.
+    pub fn enter_monitor(&self) -> io::Result<()> {
+        self.enter(MONITOR)
+    }
+
+    /// Moves the calling process to `payload`, where its children are then born.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's.
+    pub fn enter_payload(&self) -> io::Result<()> {
+        self.enter(PAYLOAD)
+    }
+
+    /// Processes in `payload`, in the caller's numbers.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's; groups that are gone hold nothing.
+    pub fn payload(&self) -> io::Result<Vec<i32>> {
+        let mut all = Vec::new();
+        for top in &self.tops {
+            match fs::read_to_string(top.join(PAYLOAD).join("cgroup.procs")) {
+                Ok(text) => all.extend(text.lines().filter_map(|line| line.parse::<i32>().ok())),
+                Err(error) if is_gone(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        all.sort_unstable();
+        all.dedup();
+        Ok(all)
+    }
+
+    /// Sends SIGKILL to everything in `payload`; nothing can fork its way out.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's. Whether all are dead is another question: [`payload`](Self::payload).
+    pub fn kill_payload(&self) -> io::Result<()> {
+        if let Some(switch) = self.payload_file("cgroup.kill") {
+            return fs::write(switch, "1");
+        }
+        let freezer = self.payload_file("freezer.state");
+        if let Some(freezer) = &freezer {
+            fs::write(freezer, "FROZEN")?;
+        }
+        for pid in self.payload()? {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+        match freezer {
+            Some(freezer) => fs::write(freezer, "THAWED"),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether the kernel killed something in `payload` for want of memory.
+    pub fn ran_out_of_memory(&self) -> bool {
+        ["memory.events", "memory.oom_control"].iter().filter_map(|name| self.payload_file(name)).any(
+            |file| {
+                let text = fs::read_to_string(file).unwrap_or_default();
+                text.lines()
+                    .filter_map(|line| line.strip_prefix("oom_kill "))
+                    .any(|count| count.trim() != "0")
+            },
+        )
+    }
+
+    /// Removes the groups; those that are gone already are fine.
+    ///
+    /// # Errors
+    ///
+    /// `EBUSY` while something is in them.
+    pub fn remove(&self) -> io::Result<()> {
+        for top in &self.tops {
+            for group in [top.join(PAYLOAD), top.join(MONITOR), top.clone()] {
+                remove_tree(&group)?;
+            }
+            // The host's group and the slice go with their last machine.
+            let _ = top.parent().map(fs::remove_dir).and_then(Result::ok);
+            let _ = top.ancestors().nth(2).map(fs::remove_dir).and_then(Result::ok);
+        }
+        Ok(())
+    }
+
+    fn enter(&self, group: &str) -> io::Result<()> {
+        self.tops.iter().try_for_each(|top| fs::write(top.join(group).join("cgroup.procs"), "0"))
+    }
+
+    fn payload_file(&self, name: &str) -> Option<PathBuf> {
+        self.tops.iter().map(|top| top.join(PAYLOAD).join(name)).find(|file| file.exists())
+    }
+}
+
+/// The group of the calling process in the version 2 hierarchy.
+fn v2_group(mount: &Path, proc_self_cgroup: &str) -> PathBuf {
+    let own = proc_self_cgroup.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
+    mount.join(own)
+}
+
+fn make_groups(root: &Path, top: &Path) -> io::Result<()> {
+    // Another machine's clean-up may remove the empty parents between two of our steps.
+    for attempt in 0.. {
+        let made = fs::create_dir_all(top)
+            .map(|()| delegate_controllers(root, top))
+            .and_then(|()| make_group(&top.join(MONITOR)))
+            .and_then(|()| make_group(&top.join(PAYLOAD)));
+        match made {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && attempt < 5 => {}
+            other => return other,
+        }
+    }
+    Ok(())
+}
+
+fn make_group(path: &Path) -> io::Result<()> {
+    match fs::create_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        other => other,
+    }
+}
+
+/// Version 2 only: a group has the controllers that its parent hands down.
+fn delegate_controllers(root: &Path, top: &Path) {
+    if !root.join("cgroup.subtree_control").exists() {
+        return;
+    }
+    let mut chain: Vec<&Path> = top.ancestors().take_while(|path| path.starts_with(root)).collect();
+    chain.reverse();
+    for group in chain {
+        for controller in ["+memory", "+pids", "+cpu"] {
+            // Missing or not ours to hand down; `set_limits` finds out what there is.
+            let _ = fs::write(group.join("cgroup.subtree_control"), controller);
+        }
+    }
+}
+
+/// Sets what this hierarchy knows; true when memory is limited.
+fn set_limits(payload: &Path, limits: CgroupLimits) -> bool {
+    let set = |name: &str, value: u64| {
+        let file = payload.join(name);
+        file.exists() && fs::write(file, value.to_string()).is_ok()
+    };
+    set("pids.max", u64::from(limits.processes));
+    let memory = set("memory.max", limits.memory) || set("memory.limit_in_bytes", limits.memory);
+    // Version 1 counts memory and swap together, version 2 swap alone.
+    set("memory.memsw.limit_in_bytes", limits.memory);
+    set("memory.swap.max", 0);
+    memory
+}
+
+/// Groups made by the machine's own processes go with it.
+fn remove_tree(group: &Path) -> io::Result<()> {
+    if let Ok(entries) = fs::read_dir(group) {
+        for entry in entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
+            remove_tree(&entry.path())?;
+        }
+    }
+    match fs::remove_dir(group) {
+        Err(error) if is_gone(&error) => Ok(()),
+        other => other,
+    }
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ENODEV)
+}
+
+/// A host name as one harmless component of a path.
+fn path_component(node: &str) -> String {
+    let clean: String =
+        node.chars().map(|c| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '_' }).collect();
+    match clean.trim_start_matches('.') {
+        "" => "host".to_owned(),
+        name => name.to_owned(),
+    }
+}
+
+const SLICE: &str = "qvd.slice";
+const MONITOR: &str = "monitor";
+const PAYLOAD: &str = "payload";
+const V1_CONTROLLERS: [&str; 4] = ["memory", "cpu", "pids", "freezer"];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn version_1_gives_one_group_per_controller_and_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["memory", "cpu,cpuacct", "pids", "freezer", "blkio", "systemd"] {
+            fs::create_dir(dir.path().join(name)).unwrap();
+        }
+        let place = CgroupPlace::new(dir.path(), "a/../b");
+        let limits = CgroupLimits { memory: 1 << 28, processes: 4096 };
+        let groups = place.create(VmId::new(7), limits).unwrap();
+        assert_eq!(groups.paths().len(), 4);
+        assert!(!groups.limits_memory(), "a plain directory has no such file");
+        assert!(dir.path().join("cpu,cpuacct/qvd.slice/a_.._b/qvd-7/payload").is_dir());
+        assert_eq!(place.machines(), [VmId::new(7)]);
+        assert_eq!(place.find(VmId::new(7)).paths(), groups.paths());
+        assert!(place.find(VmId::new(8)).is_empty());
+        groups.remove().unwrap();
+        groups.remove().unwrap();
+        assert!(place.machines().is_empty());
+        assert!(!dir.path().join("memory/qvd.slice").exists());
+    }
+
+    #[test]
+    fn limits_are_written_where_the_files_are() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["memory.limit_in_bytes", "memory.memsw.limit_in_bytes", "pids.max"] {
+            fs::write(dir.path().join(name), "").unwrap();
+        }
+        assert!(set_limits(dir.path(), CgroupLimits { memory: 1024, processes: 9 }));
+        assert_eq!(fs::read_to_string(dir.path().join("memory.memsw.limit_in_bytes")).unwrap(), "1024");
+        assert_eq!(fs::read_to_string(dir.path().join("pids.max")).unwrap(), "9");
+    }
+
+    #[test]
+    fn an_out_of_memory_kill_is_seen_in_both_versions() {
+        let dir = tempfile::tempdir().unwrap();
+        let groups = VmCgroups { tops: vec![dir.path().to_owned()], limits_memory: true };
+        fs::create_dir(dir.path().join(PAYLOAD)).unwrap();
+        assert!(!groups.ran_out_of_memory());
+        let control = dir.path().join("payload/memory.oom_control");
+        fs::write(&control, "oom_kill_disable 0\nunder_oom 0\noom_kill 0\n").unwrap();
+        assert!(!groups.ran_out_of_memory());
+        fs::write(&control, "oom_kill_disable 0\nunder_oom 0\noom_kill 2\n").unwrap();
+        assert!(groups.ran_out_of_memory());
+    }
+
+    #[test]
+    fn no_mounted_hierarchy_is_an_error_not_a_silence() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = CgroupPlace::new(dir.path(), "n");
+        assert!(place.create(VmId::new(1), CgroupLimits { memory: 1, processes: 1 }).is_err());
+        assert_eq!(v2_group(Path::new("/c"), "9:x:/a\n0::/user.slice/b\n"), Path::new("/c/user.slice/b"));
+    }
+}

@@ -1,0 +1,119 @@
+//! What a driver asks about a host and its processes.
+
+use std::fmt::Debug;
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::Path;
+
+use nix::sys::signal::Signal;
+
+use super::cgroup::VmCgroups;
+use super::lock::{LockContent, VmLock};
+use super::process::{Life, PidFd, ProcessId};
+
+/// The lock of a machine as seen from outside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LockState {
+    /// There is no lock file: the machine never ran on this storage.
+    Absent,
+    /// Nobody holds it.
+    Free,
+    /// Somebody does.
+    Held(LockContent),
+}
+
+/// What a driver asks the kernel about its machines, and how it ends them.
+///
+/// Every error means "could not be told", never "is not there".
+pub trait HostOps: Debug + Send + Sync + 'static {
+    /// Name of this boot.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's.
+    fn boot_id(&self) -> io::Result<String>;
+
+    /// Whether a process lives.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's.
+    fn life(&self, process: ProcessId) -> io::Result<Life>;
+
+    /// Sends a signal to that very process; gone is fine.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's.
+    fn signal(&self, process: ProcessId, signal: Signal) -> io::Result<()>;
+
+    /// A descriptor that becomes readable when the process ends; none when it has.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's.
+    fn watch(&self, process: ProcessId) -> io::Result<Option<OwnedFd>>;
+
+    /// Who holds a lock.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's.
+    fn lock_state(&self, path: &Path) -> io::Result<LockState>;
+
+    /// Processes of a machine's payload.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's.
+    fn payload(&self, groups: &VmCgroups) -> io::Result<Vec<i32>>;
+
+    /// Sends SIGKILL to a machine's payload.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's.
+    fn kill_payload(&self, groups: &VmCgroups) -> io::Result<()>;
+}
+
+/// The host that the program runs on.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SystemHost;
+
+impl HostOps for SystemHost {
+    fn boot_id(&self) -> io::Result<String> {
+        super::process::boot_id()
+    }
+
+    fn life(&self, process: ProcessId) -> io::Result<Life> {
+        process.life()
+    }
+
+    fn signal(&self, process: ProcessId, signal: Signal) -> io::Result<()> {
+        match PidFd::open(process)? {
+            Some(handle) => handle.signal(signal),
+            None => Ok(()),
+        }
+    }
+
+    fn watch(&self, process: ProcessId) -> io::Result<Option<OwnedFd>> {
+        PidFd::open(process)?.map(|handle| handle.as_fd().try_clone_to_owned()).transpose()
+    }
+
+    fn lock_state(&self, path: &Path) -> io::Result<LockState> {
+        match VmLock::holder(path) {
+            Ok(Some(content)) => Ok(LockState::Held(content)),
+            Ok(None) => Ok(LockState::Free),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(LockState::Absent),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn payload(&self, groups: &VmCgroups) -> io::Result<Vec<i32>> {
+        groups.payload()
+    }
+
+    fn kill_payload(&self, groups: &VmCgroups) -> io::Result<()> {
+        if groups.is_empty() { Ok(()) } else { groups.kill_payload() }
+    }
+}
