@@ -1,12 +1,12 @@
 //! Putting a [`Config`] together from texts, and saying everything that is wrong with them.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::intake::Intake;
 use super::layers::{Layer, Layers, Setting, Source};
 use super::problem::{ConfigError, Problem};
-use super::registry::{KeySpec, Retired, Scope, registry};
-use super::{Config, Kind, checks, is_key, properties, resolve};
+use super::registry::registry;
+use super::{Config, Kind, checks, resolve, value};
 
 /// Collects what a program was told. The order of the calls does not matter, except that a later file wins
 /// over an earlier one.
@@ -78,33 +78,29 @@ impl ConfigBuilder {
     /// `config.strict = 1` keys that do not exist.
     pub fn build(self) -> Result<Config, ConfigError> {
         let mut intake = Intake::default();
+        let mut layers = Layers::default();
         for (name, text) in &self.files {
-            let entries = intake.read_file(name, text);
-            let layer = intake.accept(entries);
-            intake.layers.files.extend(layer);
+            layers.files.extend(intake.file(name, text));
         }
-        let entries = intake.read_environment(&self.environment);
-        intake.layers.environment = intake.accept(entries);
-        let from_command_line = |(key, raw)| Entry { key, raw, source: Source::CommandLine };
-        intake.layers.command_line =
-            intake.accept(self.command_line.into_iter().map(from_command_line).collect());
+        layers.environment = intake.environment(&self.environment);
+        layers.command_line = intake.pairs(self.command_line, &Source::CommandLine);
+        let Intake { unknown, mut warnings, mut problems } = intake;
 
-        let Intake { mut layers, unknown, mut warnings, mut problems } = intake;
         let with_database = self.database.is_some();
-        let (database, ignored) = database_layer(self.database.unwrap_or_default());
-        layers.database = database;
+        let mut database = Intake::default();
+        layers.database = database.pairs(self.database.unwrap_or_default(), &Source::Database);
         let offered = layers.database.clone();
         let (values, rejected) = resolve::settle(&mut layers, &Layer::new());
         problems.extend(values.failures.iter().map(|failure| blame(&layers, failure)));
         problems.extend(hidden_problems(&layers));
         problems.extend(without_fallback(&layers, &offered, &rejected));
-        if super::value::boolean(values.text("config.strict")) == Some(true) {
+        if value::boolean(values.text("config.strict")) == Some(true) {
             problems.extend(unknown);
         } else {
             warnings.extend(unknown.iter().map(ToString::to_string));
         }
         let lasting_warnings = warnings.len();
-        warnings.extend(ignored);
+        warnings.extend(database.warnings);
         warnings.extend(checks::warnings(&values));
 
         let mut looked_in: Vec<String> = self.files.into_iter().map(|(name, _)| name).collect();
@@ -119,57 +115,11 @@ impl ConfigBuilder {
             with_database,
         }));
         problems.extend(self.required.iter().filter_map(|key| config.require(key).err()));
-        if problems.is_empty() { Ok(config) } else { Err(ConfigError::new(in_order(problems))) }
-    }
-}
-
-/// The rows that count, and a warning for each that does not.
-pub(super) fn database_layer(rows: impl IntoIterator<Item = (String, String)>) -> (Layer, Vec<String>) {
-    let mut layer = Layer::new();
-    let mut renamed = Layer::new();
-    let mut warnings = Vec::new();
-    for (key, raw) in rows {
-        let setting = Setting { raw, source: Source::Database };
-        let retired = registry().retired(&key);
-        if let Some(warning) = retired.as_ref().map(|retired| retired_warning(&key, retired)) {
-            warnings.push(format!("database: {warning}"));
+        if problems.is_empty() {
+            Ok(config)
+        } else {
+            Err(ConfigError::new(in_order(problems, &config.0.looked_in)))
         }
-        let is_renamed = retired.is_some();
-        let key = match retired {
-            Some(Retired::Ignored) => continue,
-            Some(Retired::Renamed(new)) => new,
-            None => key,
-        };
-        match registry().get(&key) {
-            Some(spec) if spec.scope == Scope::File => warnings.push(file_only_warning(&key, spec)),
-            Some(_) | None if is_renamed => drop(renamed.insert(key, setting)),
-            Some(_) | None => drop(layer.insert(key, setting)),
-        }
-    }
-    for (key, setting) in renamed {
-        layer.entry(key).or_insert(setting);
-    }
-    (layer, warnings)
-}
-
-pub(super) fn file_only_warning(key: &str, spec: &KeySpec) -> String {
-    format!("{key} is only read from {}; the database value has no effect", spec.file_name())
-}
-
-pub(super) fn retired_warning(key: &str, retired: &Retired) -> String {
-    match retired {
-        Retired::Renamed(new) => format!("configuration key '{key}' is deprecated, use '{new}'"),
-        Retired::Ignored => format!("configuration key '{key}' has no effect any more"),
-    }
-}
-
-pub(super) fn unknown_key(key: &str) -> String {
-    if !is_key(key) {
-        return format!("'{key}' cannot be a configuration key (letters, digits, '_', '.' and '-')");
-    }
-    match registry().suggest(key) {
-        Some(near) => format!("unknown configuration key '{key}' (did you mean '{near}'?)"),
-        None => format!("unknown configuration key '{key}'"),
     }
 }
 
@@ -213,143 +163,13 @@ fn without_fallback(layers: &Layers, offered: &Layer, rejected: &[Problem]) -> V
     rejected.iter().filter(lost).cloned().collect()
 }
 
-/// As a reader goes through the files; the rest as found.
-fn in_order(mut problems: Vec<Problem>) -> Vec<Problem> {
-    let mut files: Vec<String> = Vec::new();
-    let mut place = |problem: &Problem| match problem.origin() {
+/// As a reader goes through the files; what is not from a file stays behind, in its order.
+fn in_order(mut problems: Vec<Problem>, files: &[String]) -> Vec<Problem> {
+    problems.sort_by_key(|problem| match problem.origin() {
         Some(Source::File { name, line }) => {
-            let file = files.iter().position(|known| known == name).unwrap_or_else(|| {
-                files.push(name.clone());
-                files.len() - 1
-            });
-            (file, *line)
+            (files.iter().position(|file| file == name).unwrap_or(files.len()), *line)
         }
         _ => (usize::MAX, 0),
-    };
-    let places: Vec<_> = problems.iter().map(&mut place).collect();
-    let mut numbered: Vec<_> = places.into_iter().zip(problems.drain(..)).collect();
-    numbered.sort_by_key(|(place, _)| *place);
-    numbered.into_iter().map(|(_, problem)| problem).collect()
-}
-
-/// Something that was set, before its key was looked at.
-struct Entry {
-    key: String,
-    raw: String,
-    source: Source,
-}
-
-/// Reads entries and keeps what there is to say about them.
-#[derive(Default)]
-struct Intake {
-    layers: Layers,
-    unknown: Vec<Problem>,
-    warnings: Vec<String>,
-    problems: Vec<Problem>,
-}
-
-impl Intake {
-    fn read_file(&mut self, name: &str, text: &str) -> Vec<Entry> {
-        let source = |line| Source::File { name: name.to_owned(), line };
-        let parsed = properties::parse(text);
-        for error in parsed.errors {
-            self.problems.push(Problem::new(error.to_string()).at(&source(error.line)));
-        }
-        let mut lines: BTreeMap<String, usize> = BTreeMap::new();
-        for property in &parsed.properties {
-            if let Some(earlier) = lines.insert(property.key.clone(), property.line) {
-                self.warnings.push(format!(
-                    "{name}:{}: '{}' is set again and replaces the value of line {earlier}",
-                    property.line, property.key
-                ));
-            }
-        }
-        let entry = |p: properties::Property| Entry { key: p.key, raw: p.value, source: source(p.line) };
-        parsed.properties.into_iter().map(entry).collect()
-    }
-
-    fn read_environment(&mut self, text: &str) -> Vec<Entry> {
-        let mut entries = Vec::new();
-        for part in split_at_semicolons(text) {
-            match part.split_once('=') {
-                Some((key, value)) => entries.push(Entry {
-                    key: key.trim().to_owned(),
-                    raw: value.trim().to_owned(),
-                    source: Source::Environment,
-                }),
-                None if part.trim().is_empty() => {}
-                // Not the text itself: it may be the second half of a password with a semicolon in it.
-                None => self.problems.push(
-                    Problem::new("a part without '=' (a ';' in a value is written '\\;')")
-                        .at(&Source::Environment),
-                ),
-            }
-        }
-        entries
-    }
-
-    /// The entries under their present names. What stands under its present name wins over an old one.
-    fn accept(&mut self, entries: Vec<Entry>) -> Layer {
-        let mut layer = Layer::new();
-        let mut renamed = Layer::new();
-        for Entry { key, raw, source } in entries {
-            let retired = registry().retired(&key);
-            if let Some(retired) = &retired {
-                self.warnings.push(format!("{source}: {}", retired_warning(&key, retired)));
-            }
-            match retired {
-                Some(Retired::Ignored) => {}
-                Some(Retired::Renamed(new)) => {
-                    let raw = self.without_blanks(&new, raw, &source);
-                    renamed.insert(new, Setting { raw, source });
-                }
-                None => match registry().get(&key).map(|spec| spec.scope) {
-                    Some(Scope::Db) => {
-                        self.warnings.push(format!(
-                            "{source}: {key} is only read from the database; set it with 'config ssl'"
-                        ));
-                    }
-                    Some(Scope::File | Scope::Both) => {
-                        let raw = self.without_blanks(&key, raw, &source);
-                        layer.insert(key, Setting { raw, source });
-                    }
-                    None => {
-                        self.unknown.push(Problem::new(unknown_key(&key)).at(&source));
-                        layer.insert(key, Setting { raw, source });
-                    }
-                },
-            }
-        }
-        for (key, setting) in renamed {
-            layer.entry(key).or_insert(setting);
-        }
-        layer
-    }
-
-    /// Removes blanks around values that cannot mean them: numbers, words and credentials.
-    fn without_blanks(&mut self, key: &str, raw: String, source: &Source) -> String {
-        let ignores =
-            registry().get(key).is_some_and(|spec| spec.kind.ignores_blanks() || spec.kind == Kind::Secret);
-        let trimmed = raw.trim();
-        if trimmed.len() == raw.len() || !(ignores || key == "database.user") {
-            return raw;
-        }
-        self.warnings.push(format!("{source}: {key}: the blanks around the value are not part of it"));
-        trimmed.to_owned()
-    }
-}
-
-/// The parts between semicolons; a backslash keeps a semicolon.
-fn split_at_semicolons(text: &str) -> Vec<String> {
-    let mut parts = vec![String::new()];
-    let mut chars = text.chars().peekable();
-    while let Some(c) = chars.next() {
-        let part = if c == ';' { None } else { parts.last_mut() };
-        match part {
-            None => parts.push(String::new()),
-            Some(part) if c == '\\' => part.push(chars.next_if_eq(&';').unwrap_or('\\')),
-            Some(part) => part.push(c),
-        }
-    }
-    parts
+    });
+    problems
 }

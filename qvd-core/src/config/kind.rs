@@ -272,12 +272,13 @@ fn is_balanced(pattern: &str) -> bool {
     let mut chars = pattern.chars();
     while let Some(c) = chars.next() {
         let first_in_class = std::mem::take(&mut class_is_new);
-        match c {
-            '\\' => {
-                if chars.next().is_none() {
-                    return false;
-                }
+        if c == '\\' {
+            if chars.next().is_none() {
+                return false;
             }
+            continue;
+        }
+        match c {
             '^' if first_in_class => class_is_new = true,
             ']' if in_class && !first_in_class => in_class = false,
             _ if in_class => {}

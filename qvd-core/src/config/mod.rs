@@ -18,6 +18,7 @@
 mod builder;
 mod checks;
 mod csv;
+mod intake;
 mod kind;
 mod layers;
 mod problem;
@@ -40,6 +41,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use crate::Secret;
+use intake::Intake;
 
 pub use builder::ConfigBuilder;
 pub use kind::Kind;
@@ -271,12 +273,12 @@ impl Config {
     /// below; a deleted one that others need stays. Each such problem is answered, to be logged as an error.
     #[must_use]
     pub fn with_database(&self, rows: impl IntoIterator<Item = (String, String)>) -> (Self, Vec<Problem>) {
-        let (database, ignored) = builder::database_layer(rows);
+        let mut intake = Intake::default();
         let mut layers = self.0.layers.clone();
-        layers.database = database;
+        layers.database = intake.pairs(rows, &Source::Database);
         let (values, problems) = resolve::settle(&mut layers, &self.0.layers.database);
         let mut warnings = self.0.warnings[..self.0.lasting_warnings].to_vec();
-        warnings.extend(ignored);
+        warnings.extend(intake.warnings);
         warnings.extend(checks::warnings(&values));
         let next = Inner {
             layers,
@@ -306,12 +308,12 @@ impl Config {
                 problems.push(Problem::new(format!("is longer than {MAX_VALUE_LENGTH} characters")).of(key));
             }
             if let Some(retired) = registry().retired(key) {
-                warnings.push(builder::retired_warning(key, &retired));
+                warnings.push(intake::retired_warning(key, &retired));
             } else {
                 match registry().get(key) {
-                    None => warnings.push(builder::unknown_key(key)),
+                    None => warnings.push(intake::unknown_key(key)),
                     Some(spec) if spec.scope == Scope::File => {
-                        warnings.push(builder::file_only_warning(key, spec));
+                        warnings.push(intake::file_only_warning(key, spec));
                         let message = resolve::check_hidden(&self.0.layers, key, raw).err();
                         problems.extend(message.map(|message| Problem::new(message).of(key)));
                     }
@@ -319,9 +321,8 @@ impl Config {
                 }
             }
         }
-        let (changed, _) = builder::database_layer(changes.iter().cloned());
         let mut layers = self.0.layers.clone();
-        layers.database.extend(changed);
+        layers.database.extend(Intake::default().pairs(changes.iter().cloned(), &Source::Database));
         let (_, rejected) = resolve::settle(&mut layers, &self.0.layers.database);
         problems.extend(rejected.into_iter().map(Problem::without_origin));
         if problems.is_empty() { Ok(warnings) } else { Err(problems) }
