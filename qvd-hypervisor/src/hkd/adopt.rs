@@ -1,0 +1,166 @@
+//! What to do about virtual machines that this daemon did not start: those that outlived the daemon before, those
+//! that only a row tells of, and those that no row tells of.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use qvd_core::error::chain;
+use qvd_core::hypervisor::{Found, Hypervisor, RunningVm};
+use qvd_core::model::VmRuntime;
+use qvd_core::state::VmState;
+use qvd_core::{RunId, VmId};
+
+use super::node::Node;
+use super::vm_machine::Past;
+
+/// One virtual machine to take care of.
+pub(crate) struct Foundling {
+    pub(crate) vm: VmId,
+    pub(crate) run: RunId,
+    pub(crate) past: Past,
+    pub(crate) driver: Arc<dyn Hypervisor>,
+    pub(crate) handle: Option<Arc<dyn RunningVm>>,
+}
+
+/// What a driver found of one virtual machine.
+struct Item {
+    driver: Arc<dyn Hypervisor>,
+    found: Found,
+}
+
+/// Looks into everything that runs here: each row of `rows` becomes a foundling, and so does everything that a driver
+/// finds without a row. Those that already have a task are left out.
+///
+/// # Errors
+///
+/// When a driver could not look, or a row's driver could not be read: then nothing may be taken for absent.
+pub(crate) async fn inspect(
+    node: &Node,
+    rows: &[VmRuntime],
+    tasks: &HashMap<VmId, RunId>,
+) -> Result<Vec<Foundling>, String> {
+    let mut items = Vec::new();
+    for driver in &node.drivers {
+        let found = driver.find().await.map_err(|error| {
+            format!("driver {} cannot tell what runs here: {}", driver.name(), chain(&error))
+        })?;
+        items.extend(found.into_iter().map(|found| Item { driver: Arc::clone(driver), found }));
+    }
+    items.retain(|item| !tasks.contains_key(&item.found.vm_id()));
+
+    let mut foundlings = Vec::new();
+    let mut settled = HashSet::new();
+    for item in items {
+        let vm = item.found.vm_id();
+        if !settled.insert(vm) {
+            // Two drivers know of it; the second comes to its turn once the first is clean.
+            continue;
+        }
+        let row = rows.iter().find(|row| row.vm_id == vm && row.vm_state != VmState::Stopped);
+        foundlings.push(foundling(item, row));
+    }
+    for row in rows.iter().filter(|row| row.vm_state != VmState::Stopped) {
+        if settled.contains(&row.vm_id) || tasks.contains_key(&row.vm_id) {
+            continue;
+        }
+        let driver = driver_of(node, row.vm_id).await?;
+        let (vm, run) = (row.vm_id, row.run_id);
+        foundlings.push(Foundling { vm, run, past: Past::Gone, driver, handle: None });
+    }
+    Ok(foundlings)
+}
+
+fn foundling(item: Item, row: Option<&VmRuntime>) -> Foundling {
+    let past = past(&item.found, row);
+    let Item { driver, found } = item;
+    let vm = found.vm_id();
+    let (run, handle) = match found {
+        Found::Running { run_id, vm: handle, .. } => (run_id, Some(handle)),
+        _ => (row.map_or(RunId::new(0), |row| row.run_id), None),
+    };
+    Foundling { vm, run, past, driver, handle }
+}
+
+/// What was found, held against its row. Pure.
+fn past(found: &Found, row: Option<&VmRuntime>) -> Past {
+    match (found, row) {
+        (Found::Running { run_id, .. }, Some(row)) if *run_id == row.run_id => match row.vm_state {
+            VmState::Starting => Past::Starting,
+            VmState::Running => Past::Running,
+            VmState::Debugging => Past::Debugging,
+            VmState::Stopping => Past::Stopping,
+            VmState::Zombie => Past::Zombie,
+            VmState::Stopped => Past::Foreign,
+        },
+        // Another run than the row's, or no row at all: nobody's.
+        (Found::Running { .. }, _) | (_, None) => Past::Foreign,
+        (Found::Partial { .. }, Some(_)) => Past::Gone,
+        (_, Some(_)) => Past::Unknown,
+    }
+}
+
+/// The driver that a row's virtual machine would run on; the default one when that one is not here any more.
+async fn driver_of(node: &Node, vm: VmId) -> Result<Arc<dyn Hypervisor>, String> {
+    let spec = node.db.vms().launch_spec(vm).await.map_err(|error| chain(&error).to_string())?;
+    let name = spec.and_then(|spec| spec.osf.hypervisor);
+    let driver = node.driver(name.as_deref()).or_else(|| node.driver(None));
+    driver.cloned().ok_or_else(|| "this host has no driver at all".to_owned())
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use qvd_core::HostId;
+    use qvd_core::state::UserState;
+    use qvd_core::testkit::fakes::FakeHypervisor;
+
+    pub(crate) fn row(vm: i64, run: i64, vm_state: VmState) -> VmRuntime {
+        VmRuntime {
+            vm_id: VmId::new(vm),
+            host_id: Some(HostId::new(1)),
+            run_id: RunId::new(run),
+            host_incarnation: Some(1),
+            vm_state,
+            vm_phase: None,
+            vm_cmd: None,
+            current_di_id: None,
+            vm_address: None,
+            vm_vma_port: None,
+            vm_x_port: None,
+            blocked: false,
+            blocked_reason: None,
+            fail_count: 0,
+            last_error: None,
+            user_state: UserState::Disconnected,
+            user_cmd: None,
+            real_user_id: None,
+            l7r_host_id: None,
+            session_id: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn only_the_rows_own_run_is_adopted() {
+        let driver = FakeHypervisor::new();
+        driver.plant_running(VmId::new(1), RunId::new(5));
+        driver.plant_debris(VmId::new(2));
+        driver.make_unreadable(VmId::new(3), "permission denied");
+        let found = driver.find().await.unwrap();
+        let item = |vm: i64| found.iter().find(|item| item.vm_id() == VmId::new(vm)).unwrap();
+        for (state, expected) in [
+            (VmState::Starting, Past::Starting),
+            (VmState::Running, Past::Running),
+            (VmState::Debugging, Past::Debugging),
+            (VmState::Stopping, Past::Stopping),
+            (VmState::Zombie, Past::Zombie),
+        ] {
+            assert_eq!(past(item(1), Some(&row(1, 5, state))), expected);
+        }
+        assert_eq!(past(item(1), Some(&row(1, 6, VmState::Running))), Past::Foreign);
+        assert_eq!(past(item(1), None), Past::Foreign);
+        assert_eq!(past(item(2), Some(&row(2, 5, VmState::Running))), Past::Gone);
+        assert_eq!(past(item(2), None), Past::Foreign);
+        assert_eq!(past(item(3), Some(&row(3, 5, VmState::Running))), Past::Unknown);
+        assert_eq!(past(item(3), None), Past::Foreign);
+    }
+}

@@ -1,0 +1,143 @@
+//! The steps of a node's start: read, take over, look at the drivers.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use qvd_core::config::Config;
+use qvd_core::error::chain;
+use qvd_core::state::HostState;
+use qvd_core::{HostId, TenantId};
+use qvd_db::{Db, Guard, HostLoad, TakeOver};
+use tokio::task::JoinHandle;
+use uuid::Uuid;
+
+use super::capacity;
+use super::error::{Error, Result};
+use super::node::{Node, while_away};
+use super::slots::Slots;
+use super::ticker::Rhythm;
+
+/// What a daemon knows once the host is its own.
+pub(crate) struct Prepared {
+    pub(crate) host: HostId,
+    pub(crate) incarnation: i64,
+    pub(crate) config: Config,
+}
+
+/// Reads configuration and host row, and takes the row over. A database that is away is waited for.
+pub(crate) async fn take_over(db: Db, config: Config, name: &str, run_token: Uuid) -> Result<Prepared> {
+    let failed = |operation| move |source| Error::Database { operation, source };
+    let rows = while_away(|| async { db.config().load(TenantId::DEFAULT).await }).await;
+    let (config, problems) = config.with_database(rows.map_err(failed("read the configuration"))?);
+    for problem in problems {
+        tracing::error!(%problem, "database configuration: the value of the files stays");
+    }
+    let host = while_away(|| async { db.hosts().by_name(name).await }).await;
+    let host = host.map_err(failed("read this host's row"))?;
+    let host = host.ok_or_else(|| Error::UnknownHost { name: name.to_owned() })?;
+    let rhythm = Rhythm::from_config(&config);
+    let (machine_id, boot_id) = capacity::machine();
+    let me = TakeOver {
+        run_token,
+        machine_id,
+        boot_id,
+        pid: std::process::id(),
+        lease: rhythm.fence,
+        fence_grace: rhythm.grace,
+        watch: rhythm.period * 2,
+    };
+    let taken = while_away(|| async { db.hosts().take_over(host.id, me.clone()).await }).await;
+    let taken = taken.map_err(failed("take this host over"))?;
+    Ok(Prepared { host: host.id, incarnation: taken.incarnation, config })
+}
+
+/// Asks every driver what it lacks, and publishes which work and what the machine has.
+pub(crate) async fn publish(node: &Node) -> Result<()> {
+    let mut working = Vec::new();
+    for driver in &node.drivers {
+        let name = driver.name();
+        let Ok(checks) = tokio::time::timeout(CHECK, driver.check()).await else {
+            tracing::error!(driver = name, seconds = CHECK.as_secs(), "driver check took too long");
+            continue;
+        };
+        let mut works = true;
+        for check in checks {
+            let Some(remedy) = check.remedy else { continue };
+            works &= !check.required;
+            if check.required {
+                tracing::error!(driver = name, what = %check.what, found = %check.found, %remedy, "driver cannot work");
+            } else {
+                tracing::warn!(driver = name, what = %check.what, found = %check.found, %remedy, "driver is limited");
+            }
+        }
+        if works {
+            working.push(name.to_owned());
+        }
+    }
+    if let Some(preferred) = node.driver(None).map(|driver| driver.name()) {
+        working.sort_by_key(|name| name != preferred);
+    }
+    if working.is_empty() {
+        tracing::error!("no driver works on this host: it will run no VM");
+    }
+    let machine = capacity::capacity();
+    let published = while_away(|| async {
+        node.db
+            .hosts()
+            .publish_capacity(node.host, node.incarnation, machine.ram, machine.cpu, &working)
+            .await
+    });
+    ours(published.await, "publish this host's capacity")
+}
+
+/// Writes the host's state.
+pub(crate) async fn save_state(node: &Node, state: HostState) -> Result<()> {
+    let saved = while_away(|| async { node.db.hosts().set_state(node.host, node.incarnation, state).await });
+    ours(saved.await, "save this host's state")
+}
+
+/// How busy the host is, for a tick.
+pub(crate) fn load(slots: &Slots) -> HostLoad {
+    let usage = slots.usage();
+    let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    capacity::load(count(usage.starting), count(usage.heavy_limit.saturating_sub(usage.heavy)))
+}
+
+fn ours(written: std::result::Result<Guard<()>, qvd_db::Error>, operation: &'static str) -> Result<()> {
+    match written {
+        Ok(Guard::Updated(())) => Ok(()),
+        Ok(Guard::Unchanged(()) | Guard::NotFound) => {
+            Err(Error::Lost { reason: format!("cannot {operation}: the row is not ours any more") })
+        }
+        Err(source) => Err(Error::Database { operation, source }),
+    }
+}
+
+/// How long the check of one driver may take.
+const CHECK: Duration = Duration::from_secs(20);
+
+/// A task that ends with its owner.
+pub(crate) struct AbortOnDrop<T>(JoinHandle<T>);
+
+impl<T> AbortOnDrop<T> {
+    pub(crate) fn new(task: JoinHandle<T>) -> Self {
+        Self(task)
+    }
+}
+
+impl<T> Drop for AbortOnDrop<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Future for AbortOnDrop<String> {
+    type Output = String;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<String> {
+        Pin::new(&mut self.0)
+            .poll(context)
+            .map(|ended| ended.unwrap_or_else(|error| chain(&error).to_string()))
+    }
+}

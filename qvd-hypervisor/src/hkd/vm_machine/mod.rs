@@ -1,0 +1,804 @@
+//! The life of one virtual machine on this host: what happened in, what to do out. One machine for all drivers.
+//!
+//! It reads no clock, draws no random number and performs nothing; [`vm_task`](super::vm_task) does. The states are
+//! those of the row; the finer [`Phase`]s exist here alone. A test holds this diagram against the code.
+//!
+//! ```text
+//!     [start] --> starting
+//!     [adopt] --> starting
+//!     [adopt] --> running
+//!     [adopt] --> debugging
+//!     [adopt] --> stopping
+//!     [adopt] --> zombie
+//!     starting --> running        agent answers
+//!     starting --> debugging      agent silent, debugging wanted
+//!     starting --> stopping       failure, stop
+//!     starting --> zombie         old remains stay, or the row was taken away
+//!     starting --> stopped        the row was taken away before anything was touched
+//!     running --> stopping        stop, expiry, agent silent, end
+//!     running --> debugging       agent silent, debugging wanted
+//!     running --> zombie          the row was taken away
+//!     debugging --> running       agent answers
+//!     debugging --> stopping      stop, end
+//!     debugging --> zombie        the row was taken away
+//!     stopping --> stopped        clean and cleared
+//!     stopping --> zombie         it lives on
+//!     zombie --> stopping         reaped; the row is being cleared
+//!     zombie --> stopped          reaped, the row belongs to somebody else; or given up at the node's end
+//! ```
+//!
+//! Rules:
+//! * what others see is saved before it is acted upon, but no kill waits for a write;
+//! * a row is cleared only after the driver's clean-up succeeded, which it refuses while anything lives;
+//! * a lost guard means the row is somebody else's: kill here, write nothing more.
+
+mod phase;
+mod vocabulary;
+
+#[cfg(test)]
+mod laws;
+#[cfg(test)]
+mod stories;
+#[cfg(test)]
+mod table;
+
+use std::time::{Duration, Instant};
+
+use qvd_core::hook::HookKind;
+use qvd_core::hypervisor::ExitInfo;
+use qvd_core::state::{VmPhase, VmState};
+
+pub use phase::{Phase, Watch};
+pub use vocabulary::{Action, Event, Failure, Limits, Outcome, Past, Traits, Write, Wrote};
+
+/// Slots that this machine holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Held {
+    Nothing,
+    HeavyAndStarting,
+    Heavy,
+}
+
+/// The machine.
+#[derive(Clone, Debug)]
+pub struct VmMachine {
+    phase: Phase,
+    limits: Limits,
+    traits: Traits,
+    /// The row is ours.
+    owned: bool,
+    held: Held,
+    /// An effect is in flight.
+    busy: bool,
+    monitored: bool,
+    /// The agent has answered, so asking it to power off makes sense.
+    agent_seen: bool,
+    /// A stop came while a launch was in flight.
+    stop_wanted: bool,
+    /// The node is going: nothing is tried twice any more.
+    leaving: bool,
+    /// Kills that did not help.
+    vain_kills: u32,
+    /// What the row was last ordered to show.
+    shown: Option<(VmState, Option<VmPhase>)>,
+    deadline: Option<Instant>,
+    /// End of the whole block that began with the power-off or with the driver's polite request.
+    block_end: Option<Instant>,
+    actions: Vec<Action>,
+}
+
+impl VmMachine {
+    /// A machine that waits for [`Event::Start`] or [`Event::Adopt`].
+    pub fn new(limits: Limits) -> Self {
+        Self {
+            phase: Phase::Idle,
+            limits,
+            traits: Traits { has_agent: true, polite_stop: true },
+            owned: true,
+            held: Held::Nothing,
+            busy: false,
+            monitored: false,
+            agent_seen: false,
+            stop_wanted: false,
+            leaving: false,
+            vain_kills: 0,
+            shown: None,
+            deadline: None,
+            block_end: None,
+            actions: Vec::new(),
+        }
+    }
+
+    /// Where it is.
+    pub fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// Until when to sleep if nothing happens; then feed [`Event::Deadline`].
+    pub fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    /// Whether the row is still ours.
+    pub fn owned(&self) -> bool {
+        self.owned
+    }
+
+    /// Uses other limits from the next phase on.
+    pub fn set_limits(&mut self, limits: Limits) {
+        self.limits = limits;
+    }
+
+    /// Takes in what happened and tells what to do, in order.
+    pub fn step(&mut self, event: Event, now: Instant) -> Vec<Action> {
+        match event {
+            Event::Start => self.start(now),
+            Event::Adopt(past, traits) => self.adopt(past, traits, now),
+            Event::Loaded(traits) => self.loaded(traits, now),
+            Event::Done => self.done(now),
+            Event::Failed(failure) => self.failed(failure, now),
+            Event::Written(what) => self.written(what, now),
+            Event::WriteFailed(what, text) => self.write_failed(what, text, now),
+            Event::GuardLost => self.guard_lost(now),
+            Event::Alive => self.alive(now),
+            Event::Dead(text) => self.dead(text, now),
+            Event::Exited(exit) => self.exited(&exit, now),
+            Event::Deadline => self.deadline_passed(now),
+            Event::Stop => self.stop(now),
+            Event::Kill => self.kill(now),
+            Event::Alert => self.alert(),
+        }
+        std::mem::take(&mut self.actions)
+    }
+
+    fn start(&mut self, now: Instant) {
+        if self.phase == Phase::Idle {
+            // The acceptance of the start wrote this.
+            self.shown = Some((VmState::Starting, Some(VmPhase::Starting1)));
+            self.go(Phase::Loading, now);
+        }
+    }
+
+    fn adopt(&mut self, past: Past, traits: Traits, now: Instant) {
+        if self.phase != Phase::Idle {
+            return;
+        }
+        self.traits = traits;
+        match past {
+            Past::Starting => self.go(Phase::SavingEndpoint, now),
+            Past::Running => {
+                self.agent_seen = true;
+                self.shown = Some((VmState::Running, None));
+                self.go(Phase::Monitoring, now);
+            }
+            Past::Debugging => {
+                self.shown = Some((VmState::Debugging, None));
+                self.go(Phase::Debugging, now);
+            }
+            Past::Stopping => {
+                self.agent_seen = true;
+                self.go(Phase::StopPermit, now);
+            }
+            Past::Gone => self.go(Phase::CleaningUp, now),
+            Past::Zombie | Past::Unknown => self.go(Phase::ReapKilling, now),
+            Past::Foreign => {
+                self.owned = false;
+                self.go(Phase::ReapKilling, now);
+            }
+        }
+    }
+
+    fn loaded(&mut self, traits: Traits, now: Instant) {
+        if self.phase == Phase::Loading {
+            self.busy = false;
+            self.traits = traits;
+            self.actions.push(Action::CountAttempt);
+            self.go(Phase::StartPermit, now);
+        }
+    }
+
+    fn done(&mut self, now: Instant) {
+        let was_busy = std::mem::take(&mut self.busy);
+        match self.phase {
+            Phase::StartPermit => {
+                self.held = Held::HeavyAndStarting;
+                self.go(Phase::CleaningOld, now);
+            }
+            Phase::CleaningOld => self.go(Phase::SavingSetup, now),
+            Phase::Preparing => self.go(Phase::PreStart, now),
+            Phase::PreStart => self.go(Phase::Launching, now),
+            Phase::Launching if self.stop_wanted => self.end_politely(now),
+            Phase::Launching => self.go(Phase::SavingEndpoint, now),
+            Phase::PostStart => self.go(Phase::Monitoring, now),
+            Phase::StopPermit => {
+                self.held = Held::Heavy;
+                self.stop_with_permit(now);
+            }
+            Phase::PoweringOff => self.go(Phase::ShuttingDown, now),
+            Phase::Killing => self.go(Phase::CleaningUp, now),
+            Phase::CleaningUp => self.go(Phase::PostStop, now),
+            Phase::PostStop => self.leave(now),
+            Phase::ReapKilling => self.go(Phase::ReapCleaning, now),
+            Phase::ReapCleaning => self.leave(now),
+            // The request was taken; the end or the deadline comes next.
+            Phase::Terminating => {}
+            // No effect of these is answered so.
+            Phase::Idle
+            | Phase::Loading
+            | Phase::SavingSetup
+            | Phase::SavingEndpoint
+            | Phase::AwaitingAgent
+            | Phase::SavingRunning
+            | Phase::Monitoring
+            | Phase::Debugging
+            | Phase::ShuttingDown
+            | Phase::Clearing
+            | Phase::ClearWait
+            | Phase::ReapDelay
+            | Phase::Finished => self.busy = was_busy,
+        }
+    }
+
+    fn failed(&mut self, failure: Failure, now: Instant) {
+        self.busy = false;
+        match self.phase {
+            Phase::Loading | Phase::StartPermit => {
+                self.record(failure, true);
+                self.leave(now);
+            }
+            Phase::CleaningOld => self.go(Phase::ReapKilling, now),
+            Phase::Preparing | Phase::PreStart => {
+                self.record(failure, true);
+                self.go(Phase::CleaningUp, now);
+            }
+            Phase::Launching => {
+                // Clean-up refuses if something lives after all; then it is reaped.
+                self.record(failure, true);
+                self.go(Phase::CleaningUp, now);
+            }
+            Phase::PostStart => {
+                self.record(failure, false);
+                self.shut_down(now);
+            }
+            Phase::StopPermit => self.stop_with_permit(now),
+            Phase::PoweringOff => self.end_politely(now),
+            Phase::Terminating => self.go(Phase::Killing, now),
+            Phase::Killing => self.reap_later(now),
+            Phase::CleaningUp => self.go(Phase::ReapKilling, now),
+            Phase::PostStop => self.leave(now),
+            Phase::ReapKilling | Phase::ReapCleaning => self.reap_later(now),
+            // Nothing is in flight in these.
+            Phase::Idle
+            | Phase::SavingSetup
+            | Phase::SavingEndpoint
+            | Phase::AwaitingAgent
+            | Phase::SavingRunning
+            | Phase::Monitoring
+            | Phase::Debugging
+            | Phase::ShuttingDown
+            | Phase::Clearing
+            | Phase::ClearWait
+            | Phase::ReapDelay
+            | Phase::Finished => {}
+        }
+    }
+
+    fn written(&mut self, what: Wrote, now: Instant) {
+        match (self.phase, what) {
+            (Phase::SavingSetup, Wrote::State(VmState::Starting, Some(VmPhase::Starting2))) => {
+                self.go(Phase::Preparing, now);
+            }
+            (Phase::SavingEndpoint, Wrote::Endpoint) if self.traits.has_agent => {
+                self.go(Phase::AwaitingAgent, now);
+            }
+            (Phase::SavingEndpoint, Wrote::Endpoint) => self.go(Phase::SavingRunning, now),
+            (Phase::SavingRunning, Wrote::State(VmState::Running, None)) => self.go(Phase::PostStart, now),
+            (Phase::Clearing, Wrote::Clear) => self.finish(Outcome::Stopped),
+            // Nobody waits for these.
+            (_, Wrote::State(..) | Wrote::Endpoint | Wrote::Record | Wrote::Clear) => {}
+        }
+    }
+
+    fn write_failed(&mut self, what: Wrote, text: String, now: Instant) {
+        match (self.phase, what) {
+            (Phase::SavingSetup, Wrote::State(..)) => {
+                self.record(Failure::host(text), true);
+                self.go(Phase::CleaningUp, now);
+            }
+            (Phase::SavingEndpoint, Wrote::Endpoint) => {
+                self.record(Failure::host(text), true);
+                self.end_politely(now);
+            }
+            (Phase::SavingRunning, Wrote::State(..)) => {
+                self.record(Failure::host(text), true);
+                self.shut_down(now);
+            }
+            (Phase::Clearing, Wrote::Clear) if self.leaving => self.finish(Outcome::Left),
+            (Phase::Clearing, Wrote::Clear) => self.go(Phase::ClearWait, now),
+            // A later write makes up for it, or nobody needs it.
+            (_, Wrote::State(..) | Wrote::Endpoint | Wrote::Record | Wrote::Clear) => {}
+        }
+    }
+
+    fn guard_lost(&mut self, now: Instant) {
+        if !self.owned || self.phase == Phase::Finished {
+            return;
+        }
+        self.owned = false;
+        self.actions.push(Action::DropWrites);
+        match self.phase {
+            Phase::Idle | Phase::Loading | Phase::StartPermit | Phase::Clearing | Phase::ClearWait => {
+                self.leave(now);
+            }
+            Phase::CleaningOld | Phase::SavingSetup | Phase::Preparing | Phase::PreStart => {
+                self.go(Phase::ReapCleaning, now);
+            }
+            Phase::Launching
+            | Phase::SavingEndpoint
+            | Phase::AwaitingAgent
+            | Phase::SavingRunning
+            | Phase::PostStart
+            | Phase::Monitoring
+            | Phase::Debugging
+            | Phase::StopPermit
+            | Phase::PoweringOff
+            | Phase::ShuttingDown
+            | Phase::Terminating
+            | Phase::ReapDelay => self.go(Phase::ReapKilling, now),
+            // Already as fast as it can be.
+            Phase::Killing
+            | Phase::CleaningUp
+            | Phase::PostStop
+            | Phase::ReapKilling
+            | Phase::ReapCleaning
+            | Phase::Finished => {}
+        }
+    }
+
+    fn alive(&mut self, now: Instant) {
+        match self.phase {
+            Phase::AwaitingAgent | Phase::Debugging => {
+                self.agent_seen = true;
+                self.go(Phase::SavingRunning, now);
+            }
+            Phase::Monitoring => self.agent_seen = true,
+            // Late news of a monitor that was stopped.
+            Phase::Idle
+            | Phase::Loading
+            | Phase::StartPermit
+            | Phase::CleaningOld
+            | Phase::SavingSetup
+            | Phase::Preparing
+            | Phase::PreStart
+            | Phase::Launching
+            | Phase::SavingEndpoint
+            | Phase::SavingRunning
+            | Phase::PostStart
+            | Phase::StopPermit
+            | Phase::PoweringOff
+            | Phase::ShuttingDown
+            | Phase::Terminating
+            | Phase::Killing
+            | Phase::CleaningUp
+            | Phase::PostStop
+            | Phase::Clearing
+            | Phase::ClearWait
+            | Phase::ReapKilling
+            | Phase::ReapCleaning
+            | Phase::ReapDelay
+            | Phase::Finished => {}
+        }
+    }
+
+    fn dead(&mut self, text: String, now: Instant) {
+        match self.phase {
+            Phase::AwaitingAgent | Phase::Monitoring => {
+                let booting = self.phase == Phase::AwaitingAgent;
+                self.record(Failure::vm(text), booting);
+                self.agent_seen = false;
+                if self.limits.debug {
+                    self.go(Phase::Debugging, now);
+                } else if booting {
+                    self.end_politely(now);
+                } else {
+                    self.go(Phase::StopPermit, now);
+                }
+            }
+            // The administrator looks at it.
+            Phase::Debugging => {}
+            // Late news of a monitor that was stopped.
+            Phase::Idle
+            | Phase::Loading
+            | Phase::StartPermit
+            | Phase::CleaningOld
+            | Phase::SavingSetup
+            | Phase::Preparing
+            | Phase::PreStart
+            | Phase::Launching
+            | Phase::SavingEndpoint
+            | Phase::SavingRunning
+            | Phase::PostStart
+            | Phase::StopPermit
+            | Phase::PoweringOff
+            | Phase::ShuttingDown
+            | Phase::Terminating
+            | Phase::Killing
+            | Phase::CleaningUp
+            | Phase::PostStop
+            | Phase::Clearing
+            | Phase::ClearWait
+            | Phase::ReapKilling
+            | Phase::ReapCleaning
+            | Phase::ReapDelay
+            | Phase::Finished => {}
+        }
+    }
+
+    fn exited(&mut self, exit: &ExitInfo, now: Instant) {
+        match self.phase {
+            Phase::SavingEndpoint | Phase::AwaitingAgent => {
+                self.record(Failure::vm(last_words("ended before its agent answered", exit)), true);
+                self.go(Phase::CleaningUp, now);
+            }
+            Phase::SavingRunning | Phase::PostStart | Phase::Monitoring | Phase::Debugging => {
+                if exit.code != Some(0) {
+                    self.record(Failure::nobody(last_words("ended by itself", exit)), false);
+                }
+                self.go(Phase::CleaningUp, now);
+            }
+            Phase::StopPermit | Phase::PoweringOff | Phase::ShuttingDown | Phase::Terminating => {
+                self.go(Phase::CleaningUp, now);
+            }
+            // The kill in flight is answered by itself; before a launch and after the end nothing is watched.
+            Phase::Killing
+            | Phase::ReapKilling
+            | Phase::ReapCleaning
+            | Phase::ReapDelay
+            | Phase::CleaningUp
+            | Phase::PostStop
+            | Phase::Clearing
+            | Phase::ClearWait
+            | Phase::Idle
+            | Phase::Loading
+            | Phase::StartPermit
+            | Phase::CleaningOld
+            | Phase::SavingSetup
+            | Phase::Preparing
+            | Phase::PreStart
+            | Phase::Launching
+            | Phase::Finished => {}
+        }
+    }
+
+    fn deadline_passed(&mut self, now: Instant) {
+        if self.deadline.is_none_or(|deadline| now < deadline) {
+            return;
+        }
+        self.deadline = None;
+        match self.phase {
+            Phase::Loading => self.give_up(Failure::host("reading what to run took too long"), now),
+            Phase::Preparing => self.give_up(Failure::host("preparing it took too long"), now),
+            Phase::PreStart => self.give_up(Failure::host("the prestart hook took too long"), now),
+            Phase::Launching => {
+                self.record(Failure::host("the launch took too long"), true);
+                self.go(Phase::Killing, now);
+            }
+            Phase::PostStart => self.give_up(Failure::nobody("the poststart hook took too long"), now),
+            Phase::StopPermit => {
+                self.abandon();
+                self.stop_with_permit(now);
+            }
+            Phase::PoweringOff | Phase::ShuttingDown => self.end_politely(now),
+            Phase::Terminating => self.go(Phase::Killing, now),
+            Phase::CleaningOld
+            | Phase::Killing
+            | Phase::CleaningUp
+            | Phase::PostStop
+            | Phase::ReapKilling
+            | Phase::ReapCleaning => self.give_up(Failure::host("took too long"), now),
+            Phase::Clearing => {
+                self.actions.push(Action::DropWrites);
+                self.finish(Outcome::Left);
+            }
+            Phase::ClearWait => self.go(Phase::Clearing, now),
+            Phase::ReapDelay => self.go(Phase::ReapKilling, now),
+            // These have no limit of their own: the monitor, the writer or the slots end them.
+            Phase::Idle
+            | Phase::StartPermit
+            | Phase::SavingSetup
+            | Phase::SavingEndpoint
+            | Phase::AwaitingAgent
+            | Phase::SavingRunning
+            | Phase::Monitoring
+            | Phase::Debugging
+            | Phase::Finished => {}
+        }
+    }
+
+    /// An effect outlived its limit: as if it had failed.
+    fn give_up(&mut self, failure: Failure, now: Instant) {
+        self.abandon();
+        self.failed(failure, now);
+    }
+
+    fn stop(&mut self, now: Instant) {
+        match self.phase {
+            Phase::Idle | Phase::Loading | Phase::StartPermit => self.leave(now),
+            Phase::CleaningOld | Phase::SavingSetup | Phase::Preparing | Phase::PreStart => {
+                self.go(Phase::CleaningUp, now);
+            }
+            // Cutting a launch in two is worse than waiting for its end, which is near.
+            Phase::Launching => self.stop_wanted = true,
+            Phase::SavingEndpoint | Phase::AwaitingAgent => self.end_politely(now),
+            Phase::SavingRunning | Phase::PostStart => self.shut_down(now),
+            Phase::Monitoring | Phase::Debugging => self.go(Phase::StopPermit, now),
+            // On its way.
+            Phase::StopPermit
+            | Phase::PoweringOff
+            | Phase::ShuttingDown
+            | Phase::Terminating
+            | Phase::Killing
+            | Phase::CleaningUp
+            | Phase::PostStop
+            | Phase::Clearing
+            | Phase::ClearWait
+            | Phase::ReapKilling
+            | Phase::ReapCleaning
+            | Phase::ReapDelay
+            | Phase::Finished => {}
+        }
+    }
+
+    fn kill(&mut self, now: Instant) {
+        self.leaving = true;
+        match self.phase {
+            Phase::Idle | Phase::Loading | Phase::StartPermit => self.leave(now),
+            Phase::CleaningOld | Phase::SavingSetup | Phase::Preparing | Phase::PreStart => {
+                self.go(Phase::CleaningUp, now);
+            }
+            Phase::Launching
+            | Phase::SavingEndpoint
+            | Phase::AwaitingAgent
+            | Phase::SavingRunning
+            | Phase::PostStart
+            | Phase::Monitoring
+            | Phase::Debugging
+            | Phase::StopPermit
+            | Phase::PoweringOff
+            | Phase::ShuttingDown
+            | Phase::Terminating => self.go(Phase::Killing, now),
+            // The row tells the truth; the next daemon goes on from there.
+            Phase::ClearWait | Phase::ReapDelay => self.finish(Outcome::Left),
+            Phase::Clearing => self.deadline = Some(now + LAST_WRITE),
+            // As fast as it can be; see `reap_later` for what follows a failure.
+            Phase::Killing
+            | Phase::CleaningUp
+            | Phase::PostStop
+            | Phase::ReapKilling
+            | Phase::ReapCleaning
+            | Phase::Finished => {}
+        }
+    }
+
+    fn alert(&mut self) {
+        if self.phase == Phase::Monitoring {
+            self.actions.push(Action::Alert);
+        }
+    }
+
+    /// Down by the agent's help if it was ever heard, with the slots at hand.
+    fn shut_down(&mut self, now: Instant) {
+        if self.held == Held::Nothing {
+            self.go(Phase::StopPermit, now);
+        } else {
+            self.stop_with_permit(now);
+        }
+    }
+
+    fn stop_with_permit(&mut self, now: Instant) {
+        if self.agent_seen && self.traits.has_agent {
+            self.block_end = Some(now + self.limits.shutdown);
+            self.go(Phase::PoweringOff, now);
+        } else {
+            self.end_politely(now);
+        }
+    }
+
+    /// Down by the driver's polite request, or by a kill where there is none.
+    fn end_politely(&mut self, now: Instant) {
+        self.block_end = Some(now + self.limits.stop);
+        let next = if self.traits.polite_stop { Phase::Terminating } else { Phase::Killing };
+        self.go(next, now);
+    }
+
+    /// It could not be ended or cleaned; later again, unless the node is going.
+    fn reap_later(&mut self, now: Instant) {
+        self.vain_kills = self.vain_kills.saturating_add(1);
+        if self.leaving {
+            self.show(VmState::Zombie, Some(VmPhase::Zombie2));
+            self.finish(Outcome::Left);
+        } else {
+            self.go(Phase::ReapDelay, now);
+        }
+    }
+
+    /// Nothing of it is left here.
+    fn leave(&mut self, now: Instant) {
+        if self.owned {
+            self.go(Phase::Clearing, now);
+        } else {
+            self.finish(Outcome::Disowned);
+        }
+    }
+
+    fn finish(&mut self, outcome: Outcome) {
+        self.abandon();
+        self.phase = Phase::Finished;
+        self.deadline = None;
+        self.unwatch();
+        self.release();
+        self.actions.push(Action::Finish(outcome));
+    }
+
+    /// Enters a phase: ends what the old one had in flight, begins what the new one is about, shows it in the row.
+    fn go(&mut self, phase: Phase, now: Instant) {
+        self.abandon();
+        self.phase = phase;
+        self.deadline = match phase {
+            // The rest of the block that began with the request.
+            Phase::ShuttingDown => self.block_end,
+            _ => self.limit(phase).map(|limit| now + limit),
+        };
+        if phase.watch().is_none() {
+            self.unwatch();
+        }
+        match phase {
+            Phase::Loading => self.effect(Action::Load),
+            Phase::StartPermit => self.effect(Action::TakeStartPermit),
+            Phase::CleaningOld | Phase::CleaningUp | Phase::ReapCleaning => self.effect(Action::Cleanup),
+            Phase::Preparing => self.effect(Action::Prepare),
+            Phase::PreStart => self.effect(Action::RunHook(HookKind::PreStart)),
+            Phase::Launching => self.effect(Action::Launch),
+            Phase::SavingEndpoint => self.write(Write::Endpoint),
+            Phase::PostStart => {
+                self.write(Write::Success);
+                self.actions.push(Action::CountSuccess);
+                self.effect(Action::RunHook(HookKind::PostStart));
+            }
+            Phase::AwaitingAgent | Phase::Monitoring | Phase::Debugging => self.watch(phase),
+            Phase::StopPermit => self.effect(Action::TakeStopPermit),
+            Phase::PoweringOff => self.effect(Action::Poweroff),
+            Phase::Terminating => self.effect(Action::Terminate),
+            Phase::Killing | Phase::ReapKilling => {
+                let limit = self.kill_limit(now);
+                self.effect(Action::Kill { limit });
+            }
+            Phase::PostStop => self.effect(Action::RunHook(HookKind::PostStop)),
+            Phase::Clearing => self.write(Write::Clear),
+            Phase::ReapDelay => self.release(),
+            Phase::Idle
+            | Phase::SavingSetup
+            | Phase::SavingRunning
+            | Phase::ShuttingDown
+            | Phase::ClearWait
+            | Phase::Finished => {}
+        }
+        self.settle_slots();
+        if phase != Phase::Clearing {
+            self.show(phase.vm_state(), phase.vm_phase(self.vain_kills > 0));
+        }
+    }
+
+    fn limit(&self, phase: Phase) -> Option<Duration> {
+        let limits = &self.limits;
+        match phase {
+            Phase::Loading => Some(limits.load),
+            Phase::Preparing => Some(limits.prepare),
+            Phase::PreStart | Phase::PostStart | Phase::PostStop => Some(limits.hook),
+            Phase::Launching => Some(limits.launch),
+            Phase::StopPermit | Phase::PoweringOff => Some(limits.shutdown),
+            Phase::Terminating => Some(limits.terminate.min(limits.stop)),
+            Phase::Killing | Phase::ReapKilling => Some(limits.kill + KILL_MARGIN),
+            Phase::CleaningOld | Phase::CleaningUp | Phase::ReapCleaning => Some(limits.cleanup),
+            Phase::Clearing if self.leaving => Some(LAST_WRITE),
+            Phase::ClearWait => Some(limits.clear_retry),
+            Phase::ReapDelay => Some(reap_delay(limits, self.vain_kills)),
+            Phase::Idle
+            | Phase::StartPermit
+            | Phase::SavingSetup
+            | Phase::SavingEndpoint
+            | Phase::AwaitingAgent
+            | Phase::SavingRunning
+            | Phase::Monitoring
+            | Phase::Debugging
+            | Phase::ShuttingDown
+            | Phase::Clearing
+            | Phase::Finished => None,
+        }
+    }
+
+    /// A kill at the end of the polite block has what is left of the block, at least a second.
+    fn kill_limit(&self, now: Instant) -> Duration {
+        let rest =
+            self.block_end.map(|end| end.saturating_duration_since(now)).filter(|rest| !rest.is_zero());
+        rest.unwrap_or(self.limits.kill)
+            .clamp(Duration::from_secs(1), self.limits.kill.max(Duration::from_secs(1)))
+    }
+
+    fn effect(&mut self, action: Action) {
+        debug_assert!(action.is_effect() && !self.busy);
+        self.busy = true;
+        self.actions.push(action);
+    }
+
+    fn abandon(&mut self) {
+        if std::mem::take(&mut self.busy) {
+            self.actions.push(Action::Abandon);
+        }
+    }
+
+    fn watch(&mut self, phase: Phase) {
+        if let Some(watch) = phase.watch().filter(|_| self.traits.has_agent) {
+            self.monitored = true;
+            self.actions.push(Action::StartMonitor(watch));
+        }
+    }
+
+    fn unwatch(&mut self) {
+        if std::mem::take(&mut self.monitored) {
+            self.actions.push(Action::StopMonitor);
+        }
+    }
+
+    /// The starting slot is kept while `starting`, the heavy one until it settled.
+    fn settle_slots(&mut self) {
+        if matches!(self.phase, Phase::Monitoring | Phase::Debugging) {
+            self.release();
+        } else if self.held == Held::HeavyAndStarting && self.phase.vm_state() != VmState::Starting {
+            self.held = Held::Heavy;
+            self.actions.push(Action::ReleaseStarting);
+        }
+    }
+
+    fn release(&mut self) {
+        if self.held != Held::Nothing {
+            self.held = Held::Nothing;
+            self.actions.push(Action::ReleasePermits);
+        }
+    }
+
+    fn record(&mut self, failure: Failure, failed_start: bool) {
+        self.write(Write::Failure { failure, failed_start });
+    }
+
+    fn show(&mut self, state: VmState, phase: Option<VmPhase>) {
+        if state != VmState::Stopped && self.shown != Some((state, phase)) {
+            self.shown = Some((state, phase));
+            self.write(Write::State(state, phase));
+        }
+    }
+
+    fn write(&mut self, write: Write) {
+        if self.owned {
+            self.actions.push(Action::Write(write));
+        }
+    }
+}
+
+/// How long the last write of a node that is going may take.
+const LAST_WRITE: Duration = Duration::from_secs(10);
+
+/// What a driver gets beyond the limit that it was told, before it counts as hung.
+const KILL_MARGIN: Duration = Duration::from_secs(5);
+
+fn reap_delay(limits: &Limits, vain_kills: u32) -> Duration {
+    let doublings = vain_kills.saturating_sub(1).min(16);
+    limits.reap_delay.saturating_mul(1 << doublings).min(limits.reap_delay_max)
+}
+
+fn last_words(what: &str, exit: &ExitInfo) -> String {
+    match exit.last_words.trim() {
+        "" => format!("{what} ({exit})"),
+        words => format!("{what} ({exit}): {words}"),
+    }
+}
