@@ -1,0 +1,147 @@
+//! The real `nxproxy` on an X screen, with the real `nxagent` at the far end of a router's stand-in.
+
+mod common;
+
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use common::{LIMIT, LIST, SWITCH, connect, on_switch, router_with, skip, trusting};
+use qvd_client::tunnel::NxProxy;
+use qvd_client::{Error, Progress};
+use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader};
+use tokio::net::UnixStream;
+use tokio::process::{Child, Command};
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+/// Lines that a program printed so far.
+type Lines = watch::Receiver<Vec<String>>;
+
+fn collect(outputs: impl IntoIterator<Item = Box<dyn AsyncRead + Send + Unpin>>) -> Lines {
+    let (send, lines) = watch::channel(Vec::new());
+    for output in outputs {
+        let send = send.clone();
+        tokio::spawn(async move {
+            let mut read = BufReader::new(output).lines();
+            while let Ok(Some(line)) = read.next_line().await {
+                send.send_modify(|lines: &mut Vec<String>| lines.push(line));
+            }
+        });
+    }
+    lines
+}
+
+async fn wait_for(lines: &mut Lines, text: &str) {
+    let found = lines.wait_for(|lines| lines.iter().any(|line| line.contains(text)));
+    let in_time = timeout(LIMIT, found).await.is_ok_and(|found| found.is_ok());
+    assert!(in_time, "no '{text}' in {:#?}", lines.borrow().clone());
+}
+
+/// An X server on a display of its own choice.
+async fn screen() -> Option<(Child, String)> {
+    let mut child = Command::new("Xvfb")
+        .args(["-displayfd", "1", "-screen", "0", "1024x768x24", "-ac", "-noreset", "-nolisten", "tcp"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .ok()?;
+    let mut lines = BufReader::new(child.stdout.take()?).lines();
+    let number = timeout(LIMIT, lines.next_line()).await.ok()?.ok()??;
+    Some((child, format!(":{}", number.trim())))
+}
+
+/// An agent that listens on a unix socket in `dir`. Display numbers are tried from a place that depends on this process.
+async fn agent(dir: &Path) -> Option<(Child, Lines, PathBuf)> {
+    let socket = dir.join("nx.sock");
+    for attempt in 0..20 {
+        let display = 300 + (std::process::id() + attempt * 37) % 500;
+        let options = dir.join("nx.conf");
+        let text = format!(
+            "nx/nx,link=lan,geometry=800x600,keyboard=pc105/us,client=linux,media=0,listen=unix:{}:{display}\n",
+            socket.display()
+        );
+        std::fs::write(&options, text).unwrap();
+        let mut child = Command::new("nxagent")
+            .args([&format!(":{display}"), "-ac", "-nolisten", "tcp", "-noreset", "-name", "QVD-test", "-D"])
+            .args(["-display", &format!("nx/nx,options={}:{display}", options.display())])
+            .env("HOME", dir)
+            .env_remove("DISPLAY")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .ok()?;
+        let outputs: [Box<dyn AsyncRead + Send + Unpin>; 2] =
+            [Box::new(child.stdout.take()?), Box::new(child.stderr.take()?)];
+        let mut lines = collect(outputs);
+        let listening =
+            |lines: &Vec<String>| lines.iter().any(|line| line.contains("Waiting for connection"));
+        let up = tokio::select! {
+            found = lines.wait_for(listening) => found.is_ok(),
+            _ = child.wait() => false,
+        };
+        if up {
+            return Some((child, lines, socket));
+        }
+    }
+    None
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_real_desktop_starts_and_is_left_suspended_when_cancelled() {
+    if NxProxy::find("nxproxy").is_err() || NxProxy::find("nxagent").is_err() {
+        return skip("nxproxy and nxagent are not installed");
+    }
+    let Some((_screen, display)) = screen().await else { return skip("Xvfb does not start") };
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o700)).unwrap();
+    let run = dir.path().join("run");
+    std::fs::DirBuilder::new().mode(0o700).create(&run).unwrap();
+    let Some((mut agent, mut log, socket)) = agent(dir.path()).await else {
+        return skip("nxagent does not listen");
+    };
+
+    let tls = Some(common::server_config(common::self_signed()));
+    let far_end = on_switch(move |mut desktop| {
+        let socket = socket.clone();
+        async move {
+            let mut agent = UnixStream::connect(socket).await.unwrap();
+            let _ = tokio::io::copy_bidirectional(&mut desktop, &mut agent).await;
+        }
+    });
+    let router = router_with(&[LIST, SWITCH], tls, 0, far_end).await;
+    let session = connect(&trusting(router.port)).await.unwrap();
+
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let (start, mut started) = watch::channel(false);
+    let teller = Arc::clone(&told);
+    let proxy = NxProxy::find("nxproxy").unwrap().display(&display).runtime_dir(&run).on_progress(move |p| {
+        if p == Progress::Started {
+            start.send_replace(true);
+        }
+        teller.lock().unwrap().push(p);
+    });
+    let ended = timeout(
+        LIMIT,
+        proxy.run(session, async {
+            let _ = started.wait_for(|started| *started).await;
+            wait_for(&mut log, "Session: Session started at").await;
+        }),
+    )
+    .await
+    .expect("nxproxy did not end");
+    assert!(matches!(ended, Err(Error::Cancelled)), "{ended:?}");
+    let told = told.lock().unwrap().clone();
+    assert!(told.contains(&Progress::FirstBytes), "{told:?}");
+    assert_eq!(std::fs::read_dir(&run).unwrap().count(), 0, "something of the session is left");
+
+    wait_for(&mut log, "Session: Session suspended at").await;
+    assert!(agent.try_wait().unwrap().is_none(), "the desktop died with its window");
+    let ended = timeout(Duration::from_secs(10), agent.kill()).await;
+    assert!(ended.is_ok());
+}
