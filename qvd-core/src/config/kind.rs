@@ -297,6 +297,7 @@ fn is_balanced(pattern: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     /// Type as in the table, texts that fit, texts that do not.
     const CASES: &[(&str, &[&str], &[&str])] = &[
@@ -398,5 +399,18 @@ mod tests {
     #[test]
     fn unknown_type_names_are_no_type() {
         assert_eq!(Kind::from_table("strnig"), None);
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_accepted_once_is_accepted_again_unchanged(
+            which in 0..CASES.len(),
+            text in "[-0-9a-z.:/,|x()\\[\\]\\\\'\" *]{0,16}|\\PC{0,16}",
+        ) {
+            let kind = Kind::from_table(CASES[which].0).expect("a type");
+            if let Ok(value) = kind.normalize(&text, true) {
+                prop_assert_eq!(kind.normalize(&value, true), Ok(value));
+            }
+        }
     }
 }
