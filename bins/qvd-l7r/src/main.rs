@@ -1,3 +1,119 @@
-//! The `qvd-l7r` program.
+//! The router of a node: `qvd-l7r [-f FILE] [--set KEY=VALUE]… [-X]`.
+//!
+//! The first SIGTERM or SIGINT ends it in order: the port is given up, desktops live on until their users leave
+//! or `l7r.drain.timeout` passes. The second ends them too.
 
-fn main() {}
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+use qvd_bin_common::{ConfigFiles, Failure, LogTo, Signals, add_database_config, init_tracing, load_config, open_db, report};
+use qvd_core::ErrorKind;
+use qvd_core::config::Config;
+use qvd_core::error::chain;
+use qvd_db::Db;
+use qvd_l7r::{BoundRouter, Router};
+
+/// The layer-7 router of a QVD node.
+#[derive(Debug, Parser)]
+#[command(name = "qvd-l7r", version)]
+struct Args {
+    /// Configuration file to read instead of node.conf and node.conf.d.
+    #[arg(short = 'f', long = "config", value_name = "FILE")]
+    config: Option<PathBuf>,
+
+    /// Sets a configuration key; wins over files and database.
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = key_and_value)]
+    set: Vec<(String, String)>,
+
+    /// Log to standard error.
+    #[arg(short = 'X', long = "foreground")]
+    foreground: bool,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    // The database's connections may use TLS too. A second provider is no error: then one is there.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    match run(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => report("qvd-l7r", &failure),
+    }
+}
+
+fn run(args: &Args) -> Result<(), Failure> {
+    let env = |name: &str| std::env::var(name).ok();
+    let config = load_config(&ConfigFiles::node(args.config.as_deref(), &env), &env, &args.set)?;
+    init_tracing(&config, if args.foreground { LogTo::Stderr } else { LogTo::Configured }, &env);
+    let runtime = tokio::runtime::Runtime::new()
+        .map_err(|e| Failure::new(ErrorKind::Internal, "cannot start the runtime").because(e))?;
+    runtime.block_on(route(config))
+}
+
+async fn route(config: Config) -> Result<(), Failure> {
+    let mut signals = Signals::new()
+        .map_err(|e| Failure::new(ErrorKind::Internal, "cannot listen to signals").because(e))?;
+    let (db, config) = tokio::select! {
+        opened = database(&config) => opened?,
+        () = signals.stop() => return Ok(()),
+    };
+    let router = bind(db, config).await?;
+    let fingerprint = router.fingerprint().map(|f| f.to_string()).unwrap_or_else(|| "no TLS".to_owned());
+    tracing::info!(address = %router.local_addr(), fingerprint, "listening");
+    serve(router, signals).await
+}
+
+/// A node may come up before its database does.
+async fn database(config: &Config) -> Result<(Db, Config), Failure> {
+    loop {
+        let opened = async {
+            let db = open_db(config).await?;
+            let config = add_database_config(config, &db).await?;
+            Ok::<_, Failure>((db, config))
+        };
+        match opened.await {
+            Err(failure) if failure.kind() == ErrorKind::Unavailable => {
+                tracing::warn!("{}; trying again", chain(&failure));
+                tokio::time::sleep(RETRY).await;
+            }
+            done => return done,
+        }
+    }
+}
+
+async fn bind(db: Db, config: Config) -> Result<BoundRouter, Failure> {
+    let failed = |e: qvd_l7r::Error| Failure::new(e.kind(), "cannot start the router").because(e);
+    let node = config.text("nodename");
+    Router::builder(db, node).config(config).build().map_err(failed)?.bind().await.map_err(failed)
+}
+
+async fn serve(router: BoundRouter, mut signals: Signals) -> Result<(), Failure> {
+    let handle = router.handle();
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let serving = router.serve(async move {
+        let _ = stopped.await;
+    });
+    let asking = async move {
+        signals.stop().await;
+        let _ = stop.send(());
+        loop {
+            signals.stop().await;
+            handle.end_sessions();
+        }
+    };
+    tokio::select! {
+        served = serving => {
+            served.map_err(|e| Failure::new(e.kind(), "the router stopped").because(e))
+        }
+        never = asking => never,
+    }
+}
+
+fn key_and_value(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("not KEY=VALUE")?;
+    Ok((key.trim().to_owned(), value.trim().to_owned()))
+}
+
+/// Between tries to reach the database at the start.
+const RETRY: Duration = Duration::from_secs(5);

@@ -83,6 +83,20 @@ impl Machine {
         self.phase == Phase::Over
     }
 
+    #[cfg(test)]
+    pub(super) fn is_fresh(&self) -> bool {
+        self.phase == Phase::Fresh
+    }
+
+    /// The phase without its times.
+    #[cfg(test)]
+    pub(super) fn phase_name(&self) -> String {
+        let text = format!("{:?}", self.phase);
+        let kind = text.split([' ', '{']).next().unwrap_or_default().to_owned();
+        let round = ["Pausing", "Looking", "Calling", "Doubting"].into_iter().find(|r| text.contains(r));
+        format!("{kind}/{}", round.unwrap_or_default())
+    }
+
     /// When to report [`Event::Deadline`].
     pub fn deadline(&self) -> Option<Instant> {
         match self.phase {

@@ -200,3 +200,6 @@ pub enum Refusal {
 pub(crate) fn later(now: Instant, wait: Duration) -> Instant {
     now.checked_add(wait).unwrap_or_else(|| now + Duration::from_secs(86_400 * 365))
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,653 @@
+//! The machine alone: every phase with every event, the texts in order, the limits, and what must hold always.
+
+use std::time::{Duration, Instant};
+
+use proptest::prelude::*;
+use proptest::strategy::ValueTree as _;
+use qvd_core::model::VmRuntime;
+use qvd_core::state::{UserCommand, UserState, VmCommand, VmState, XState};
+use qvd_core::{HostId, RunId, SessionId, VmId};
+
+use super::*;
+
+const MINE: SessionId = SessionId::from_u128(1);
+const OTHER: SessionId = SessionId::from_u128(2);
+
+fn row(state: VmState) -> VmRuntime {
+    let stopped = state == VmState::Stopped;
+    VmRuntime {
+        vm_id: VmId::new(7),
+        host_id: (!stopped).then(|| HostId::new(1)),
+        run_id: RunId::new(1),
+        host_incarnation: (!stopped).then_some(1),
+        vm_state: state,
+        vm_phase: None,
+        vm_cmd: None,
+        current_di_id: None,
+        vm_address: None,
+        vm_vma_port: None,
+        vm_x_port: None,
+        blocked: false,
+        blocked_reason: None,
+        fail_count: 0,
+        last_error: None,
+        user_state: UserState::Connecting,
+        user_cmd: None,
+        real_user_id: None,
+        l7r_host_id: Some(HostId::new(1)),
+        session_id: Some(MINE),
+    }
+}
+
+fn claimed() -> VmRuntime {
+    VmRuntime {
+        host_id: Some(HostId::new(1)),
+        host_incarnation: Some(1),
+        vm_cmd: Some(VmCommand::Start),
+        ..row(VmState::Stopped)
+    }
+}
+
+fn boxed(state: VmState) -> Box<VmRuntime> {
+    Box::new(row(state))
+}
+
+/// A machine with a clock of its own.
+struct Run {
+    machine: Machine,
+    now: Instant,
+    told: Vec<String>,
+}
+
+impl Run {
+    fn new() -> Self {
+        Self::with(Limits::default())
+    }
+
+    fn with(limits: Limits) -> Self {
+        Self { machine: Machine::new(VmId::new(7), MINE, limits), now: Instant::now(), told: Vec::new() }
+    }
+
+    /// Feeds an event; returns the actions besides telling the client.
+    fn feed(&mut self, event: Event) -> Vec<Action> {
+        let actions = self.machine.step(event, self.now);
+        self.told.extend(actions.iter().filter_map(|a| match a {
+            Action::Tell(step) => Some(step.text(VmId::new(7))),
+            _ => None,
+        }));
+        actions.into_iter().filter(|a| !matches!(a, Action::Tell(_))).collect()
+    }
+
+    fn feed_all(&mut self, events: impl IntoIterator<Item = Event>) -> Vec<Action> {
+        events.into_iter().map(|e| self.feed(e)).last().unwrap_or_default()
+    }
+
+    /// Lets the time of the deadline come.
+    fn deadline(&mut self) -> Vec<Action> {
+        self.now = self.machine.deadline().expect("the machine waits for time");
+        self.feed(Event::Deadline)
+    }
+
+    fn to_settling(&mut self) {
+        self.feed_all([
+            Event::Begin,
+            Event::Acquired(boxed(VmState::Running)),
+            Event::HookPassed,
+            Event::Row(boxed(VmState::Running)),
+        ]);
+    }
+
+    fn to_starting(&mut self) {
+        self.to_settling();
+        assert_eq!(self.feed(Event::XState(XState::Suspended)), [Action::Look]);
+        assert_eq!(self.feed(Event::Row(boxed(VmState::Running))), [Action::StartX]);
+    }
+
+    fn to_arriving(&mut self) {
+        self.to_starting();
+        assert_eq!(self.feed(Event::XStarted), [Action::AskXState]);
+    }
+
+    fn to_dialling(&mut self) {
+        self.to_arriving();
+        assert_eq!(self.feed(Event::XState(XState::Listening)), [Action::Look]);
+        let actions = self.feed(Event::Row(boxed(VmState::Running)));
+        assert_eq!(actions, [Action::CountNxAttempt, Action::Dial]);
+    }
+}
+
+fn refused(actions: &[Action]) -> Reason {
+    match actions {
+        [Action::Refuse(Refusal::Unavailable(reason))] => reason.clone(),
+        other => panic!("not a refusal: {other:?}"),
+    }
+}
+
+#[test]
+fn row_51_a_cold_start_tells_nine_steps_in_order_then_switches() {
+    let mut run = Run::new();
+    assert_eq!(run.feed(Event::Begin), [Action::Acquire]);
+    let other = VmRuntime { session_id: Some(OTHER), ..row(VmState::Stopped) };
+    assert_eq!(run.feed(Event::NotAcquired(Box::new(other))), [Action::AskAbort(OTHER)]);
+    assert_eq!(run.feed(Event::AbortAsked), []);
+    assert_eq!(run.feed(Event::Woken), [Action::Acquire]);
+    assert_eq!(run.feed(Event::Acquired(boxed(VmState::Stopped))), [Action::RunHook]);
+    assert_eq!(run.feed(Event::HookPassed), [Action::Claim]);
+    assert_eq!(run.feed(Event::Claimed(Box::new(claimed()))), []);
+    assert_eq!(run.feed(Event::Woken), [Action::Look]);
+    assert_eq!(run.feed(Event::Row(boxed(VmState::Starting))), []);
+    assert_eq!(run.deadline(), [Action::Look]);
+    assert_eq!(run.feed(Event::Row(boxed(VmState::Running))), [Action::AskXState]);
+    assert_eq!(run.feed(Event::XState(XState::Stopped)), [Action::Look]);
+    assert_eq!(run.feed(Event::Row(boxed(VmState::Running))), [Action::StartX]);
+    assert_eq!(run.feed(Event::XStarted), [Action::AskXState]);
+    assert_eq!(run.feed(Event::XState(XState::Starting)), []);
+    assert_eq!(run.deadline(), [Action::Look]);
+    assert_eq!(run.feed(Event::Row(boxed(VmState::Running))), [Action::AskXState]);
+    assert_eq!(run.feed(Event::XState(XState::Listening)), [Action::Look]);
+    assert_eq!(run.feed(Event::Row(boxed(VmState::Running))), [Action::CountNxAttempt, Action::Dial]);
+    assert_eq!(run.feed(Event::Dialled), [Action::CountNxOk, Action::Commit]);
+    assert_eq!(run.feed(Event::Committed), [Action::Switch]);
+    assert_eq!(run.feed(Event::Switched), []);
+    assert!(run.machine.is_forwarding());
+    assert_eq!(
+        run.told,
+        [
+            "Aborting contending session for VM_ID: 7",
+            "Session acquired for VM_ID: 7",
+            "Assigning VM 7 to host",
+            "Starting virtual machine",
+            "Waiting for VM to reach state 'running'",
+            "Starting X session at VM 7",
+            "Waiting for X session to come up on VM 7",
+            "Connecting X session for VM_ID: 7",
+            "Connection established",
+        ]
+    );
+}
+
+#[test]
+fn row_52_53_a_running_machine_is_neither_assigned_nor_waited_for() {
+    let mut run = Run::new();
+    run.to_dialling();
+    assert_eq!(
+        run.told,
+        [
+            "Session acquired for VM_ID: 7",
+            "Starting X session at VM 7",
+            "Waiting for X session to come up on VM 7",
+            "Connecting X session for VM_ID: 7",
+        ]
+    );
+}
+
+#[test]
+fn row_57_114_without_a_host_the_reason_says_so() {
+    for (event, reason) in [
+        (Event::NoHost, Reason::NoHost),
+        (Event::NoHostClaimed, Reason::NotAssigned),
+        (Event::NotClaimed(boxed(VmState::Stopped)), Reason::StateChanged),
+    ] {
+        let mut run = Run::new();
+        run.feed_all([Event::Begin, Event::Acquired(boxed(VmState::Stopped)), Event::HookPassed]);
+        assert_eq!(refused(&run.feed(event)), reason);
+    }
+}
+
+#[test]
+fn a_start_ordered_by_somebody_else_is_as_good() {
+    let mut run = Run::new();
+    run.feed_all([Event::Begin, Event::Acquired(boxed(VmState::Stopped)), Event::HookPassed]);
+    assert_eq!(run.feed(Event::NotClaimed(boxed(VmState::Starting))), []);
+    assert_eq!(run.feed(Event::Woken), [Action::Look]);
+}
+
+#[test]
+fn row_58_a_machine_that_never_runs_is_given_up_after_270_seconds_with_few_words() {
+    let mut run = Run::new();
+    run.feed_all([
+        Event::Begin,
+        Event::Acquired(boxed(VmState::Stopped)),
+        Event::HookPassed,
+        Event::Claimed(Box::new(claimed())),
+    ]);
+    let begun = run.now;
+    let mut looks = 0;
+    let end = loop {
+        let actions = run.deadline();
+        if actions == [Action::Look] {
+            looks += 1;
+            assert_eq!(run.feed(Event::Row(boxed(VmState::Starting))), []);
+        } else {
+            break actions;
+        }
+    };
+    assert_eq!(refused(&end), Reason::VmTimeout);
+    assert_eq!((run.now - begun).as_secs(), 270);
+    assert_eq!(looks, 134, "every 2 s");
+    let waiting = run.told.iter().filter(|t| t.starts_with("Waiting for VM")).count();
+    assert_eq!(waiting, 5, "at once, then every 60 s: {:?}", run.told);
+}
+
+#[test]
+fn row_59_a_machine_that_goes_back_to_stopped_is_given_up() {
+    let mut run = Run::new();
+    run.feed_all([
+        Event::Begin,
+        Event::Acquired(boxed(VmState::Stopped)),
+        Event::HookPassed,
+        Event::Claimed(Box::new(claimed())),
+    ]);
+    run.deadline();
+    assert_eq!(refused(&run.feed(Event::Row(boxed(VmState::Stopped)))), Reason::NotStarted);
+}
+
+#[test]
+fn a_machine_that_stops_while_its_desktop_comes_up_is_given_up() {
+    let mut run = Run::new();
+    run.to_arriving();
+    run.feed(Event::XState(XState::Starting));
+    run.deadline();
+    assert_eq!(refused(&run.feed(Event::Row(boxed(VmState::Stopping)))), Reason::NotStarted);
+}
+
+#[test]
+fn row_60_61_x_start_is_tried_21_times_a_second_apart_and_the_agents_words_are_passed_on() {
+    let mut run = Run::new();
+    run.to_starting();
+    let begun = run.now;
+    for _ in 0..20 {
+        assert_eq!(run.feed(Event::XRefused("hook failed".into())), []);
+        assert_eq!(run.deadline(), [Action::Look], "whether it is still wanted is checked between tries");
+        assert_eq!(run.feed(Event::Row(boxed(VmState::Running))), [Action::StartX]);
+    }
+    assert_eq!((run.now - begun).as_secs(), 20);
+    assert_eq!(refused(&run.feed(Event::XRefused("hook failed".into()))), Reason::XRefused("hook failed".into()));
+}
+
+#[test]
+fn an_x_start_without_answer_may_have_worked() {
+    for (state, next) in [
+        (XState::Listening, vec![Action::Look]),
+        (XState::Starting, vec![Action::AskXState]),
+        (XState::Provisioning, vec![Action::AskXState]),
+        (XState::Suspended, vec![]),
+    ] {
+        let mut run = Run::new();
+        run.to_starting();
+        assert_eq!(run.feed(Event::XSilent("timed out".into())), [Action::AskXState]);
+        assert_eq!(run.feed(Event::XState(state)), next, "{state}");
+    }
+}
+
+#[test]
+fn row_62_provisioning_has_no_limit_and_what_follows_has_its_own() {
+    let mut run = Run::new();
+    run.to_arriving();
+    let begun = run.now;
+    while run.now - begun < Duration::from_secs(300) {
+        assert_eq!(run.feed(Event::XState(XState::Provisioning)), []);
+        assert_eq!(run.deadline(), [Action::Look]);
+        assert_eq!(run.feed(Event::Row(boxed(VmState::Running))), [Action::AskXState]);
+    }
+    assert_eq!(run.feed(Event::XState(XState::Starting)), [], "the limit begins behind it");
+    run.deadline();
+    run.feed(Event::Row(boxed(VmState::Running)));
+    assert_eq!(run.feed(Event::XState(XState::Listening)), [Action::Look]);
+}
+
+#[test]
+fn row_63_a_desktop_that_does_not_come_up_is_given_up_after_ten_seconds() {
+    for answer in [Event::XState(XState::Starting), Event::XStateUnknown] {
+        let mut run = Run::new();
+        run.to_arriving();
+        let begun = run.now;
+        let end = loop {
+            let actions = run.feed(answer.clone());
+            if !actions.is_empty() {
+                break actions;
+            }
+            run.deadline();
+            run.feed(Event::Row(boxed(VmState::Running)));
+        };
+        assert_eq!(refused(&end), Reason::XTimeout);
+        let took = (run.now - begun).as_secs_f32();
+        assert!((10.0..11.1).contains(&took), "{took}");
+    }
+}
+
+#[test]
+fn row_64_a_desktop_that_goes_elsewhere_is_given_up() {
+    for state in [XState::Suspended, XState::Stopped, XState::Connected, XState::Stopping] {
+        let mut run = Run::new();
+        run.to_arriving();
+        assert_eq!(refused(&run.feed(Event::XState(state))), Reason::XStateWentTo(state));
+    }
+}
+
+#[test]
+fn a_displaced_viewer_is_given_three_seconds_to_leave_the_desktop() {
+    let mut run = Run::new();
+    run.to_settling();
+    let begun = run.now;
+    let next = loop {
+        let actions = run.feed(Event::XState(XState::Connected));
+        if !actions.is_empty() {
+            break actions;
+        }
+        assert_eq!(run.deadline(), [Action::Look]);
+        assert_eq!(run.feed(Event::Row(boxed(VmState::Running))), [Action::AskXState]);
+    };
+    assert_eq!(next, [Action::Look], "then x_start, which sends the other viewer away");
+    assert_eq!((run.now - begun).as_secs(), 3);
+
+    let mut run = Run::new();
+    run.to_settling();
+    assert_eq!(run.feed(Event::XState(XState::Suspending)), []);
+    run.deadline();
+    run.feed(Event::Row(boxed(VmState::Running)));
+    assert_eq!(run.feed(Event::XState(XState::Suspended)), [Action::Look], "no longer than it takes");
+}
+
+#[test]
+fn the_desktop_is_dialled_again_when_it_refuses_and_its_state_is_not_asked_again() {
+    let mut run = Run::new();
+    run.to_dialling();
+    let begun = run.now;
+    let end = loop {
+        let actions = run.feed(Event::NotDialled("connection refused".into()));
+        if !actions.is_empty() {
+            break actions;
+        }
+        assert_eq!(run.deadline(), [Action::Look]);
+        assert_eq!(run.feed(Event::Row(boxed(VmState::Running))), [Action::Dial], "counted once");
+    };
+    assert_eq!(refused(&end), Reason::NotDialled("connection refused".into()));
+    assert!((10.0..11.1).contains(&(run.now - begun).as_secs_f32()));
+}
+
+#[test]
+fn row_66_an_abort_in_the_row_is_seen_at_every_look() {
+    let aborted = || {
+        let mut row = row(VmState::Running);
+        row.user_cmd = Some(UserCommand::Abort);
+        Event::Row(Box::new(row))
+    };
+    let stolen = || {
+        let mut row = row(VmState::Running);
+        row.session_id = Some(OTHER);
+        Event::Row(Box::new(row))
+    };
+    for seen in [aborted, stolen] {
+        let mut run = Run::new();
+        run.feed_all([Event::Begin, Event::Acquired(boxed(VmState::Running)), Event::HookPassed]);
+        assert_eq!(refused(&run.feed(seen())), Reason::Aborted, "while booting");
+
+        let mut run = Run::new();
+        run.to_starting();
+        run.feed(Event::XRefused("later".into()));
+        run.deadline();
+        assert_eq!(refused(&run.feed(seen())), Reason::Aborted, "between tries");
+
+        let mut run = Run::new();
+        run.to_arriving();
+        run.feed(Event::XState(XState::Listening));
+        assert_eq!(refused(&run.feed(seen())), Reason::Aborted, "before dialling: the desktop is not touched");
+    }
+    let mut run = Run::new();
+    run.to_dialling();
+    run.feed(Event::Dialled);
+    let Event::Row(row) = aborted() else { unreachable!() };
+    assert_eq!(refused(&run.feed(Event::NotCommitted(row))), Reason::Aborted, "at commit");
+}
+
+#[test]
+fn row_67_a_session_that_does_not_go_is_left_after_thirty_seconds() {
+    let mut run = Run::new();
+    run.feed(Event::Begin);
+    let begun = run.now;
+    let other = || {
+        let mut row = row(VmState::Running);
+        row.session_id = Some(OTHER);
+        Event::NotAcquired(Box::new(row))
+    };
+    let end = loop {
+        assert_eq!(run.feed(other()), [Action::AskAbort(OTHER)]);
+        run.feed(Event::AbortAsked);
+        let actions = run.deadline();
+        if actions != [Action::Acquire] {
+            break actions;
+        }
+    };
+    assert_eq!(refused(&end), Reason::Contended);
+    assert_eq!((run.now - begun).as_secs(), 30);
+    assert_eq!(run.told, ["Aborting contending session for VM_ID: 7"], "once");
+}
+
+#[test]
+fn a_client_that_leaves_is_not_answered() {
+    let mut run = Run::new();
+    run.to_arriving();
+    assert_eq!(run.feed(Event::ClientGone), [Action::Abandon]);
+    assert!(run.machine.is_over());
+}
+
+#[test]
+fn without_news_of_the_row_the_limits_still_run() {
+    let mut run = Run::new();
+    run.feed_all([Event::Begin, Event::Acquired(boxed(VmState::Running)), Event::HookPassed]);
+    let begun = run.now;
+    let end = loop {
+        assert_eq!(run.feed(Event::RowUnread), []);
+        let actions = run.deadline();
+        if actions != [Action::Look] {
+            break actions;
+        }
+    };
+    assert_eq!(refused(&end), Reason::VmTimeout);
+    assert_eq!((run.now - begun).as_secs(), 270);
+}
+
+fn any_row() -> impl Strategy<Value = Box<VmRuntime>> {
+    let states = proptest::sample::select(VmState::ALL.to_vec());
+    let sessions = prop_oneof![4 => Just(Some(MINE)), 1 => Just(Some(OTHER)), 1 => Just(None)];
+    (states, sessions, any::<bool>(), proptest::bool::weighted(0.1), proptest::bool::weighted(0.1)).prop_map(
+        |(state, session, start, abort, blocked)| {
+            let mut r = if start && state == VmState::Stopped { claimed() } else { row(state) };
+            r.session_id = session;
+            r.user_state = if session.is_some() { UserState::Connecting } else { UserState::Disconnected };
+            r.user_cmd = (abort && session.is_some()).then_some(UserCommand::Abort);
+            r.blocked = blocked;
+            Box::new(r)
+        },
+    )
+}
+
+fn any_event() -> impl Strategy<Value = Event> {
+    let x = proptest::sample::select(XState::ALL.to_vec());
+    prop_oneof![
+        Just(Event::Begin),
+        any_row().prop_map(Event::Acquired),
+        any_row().prop_map(Event::NotAcquired),
+        Just(Event::AbortAsked),
+        Just(Event::HookPassed),
+        any_row().prop_map(Event::Claimed),
+        any_row().prop_map(Event::NotClaimed),
+        Just(Event::NoHost),
+        Just(Event::NoHostClaimed),
+        any_row().prop_map(Event::Row),
+        Just(Event::RowGone),
+        Just(Event::RowUnread),
+        x.prop_map(Event::XState),
+        Just(Event::XStateUnknown),
+        Just(Event::XStarted),
+        Just(Event::XRefused("no".into())),
+        Just(Event::XSilent("no".into())),
+        Just(Event::Dialled),
+        Just(Event::NotDialled("no".into())),
+        any_row().prop_map(Event::NotCommitted),
+        Just(Event::Committed),
+        Just(Event::Switched),
+        Just(Event::Failed(Failure::Database)),
+        Just(Event::Failed(Failure::Hook)),
+        Just(Event::ClientGone),
+        Just(Event::Aborted),
+        Just(Event::Stopping),
+        Just(Event::Woken),
+        Just(Event::Deadline),
+    ]
+}
+
+/// The answers that an effect can have; everything else the shell may report at any time.
+fn answers(action: &Action) -> Vec<Event> {
+    let mine = || boxed(VmState::Running);
+    match action {
+        Action::Acquire => vec![
+            Event::Acquired(mine()),
+            Event::Acquired(boxed(VmState::Stopped)),
+            Event::NotAcquired(Box::new(VmRuntime { session_id: Some(OTHER), ..row(VmState::Running) })),
+            Event::NotAcquired(Box::new(VmRuntime { session_id: None, ..row(VmState::Running) })),
+            Event::RowGone,
+            Event::Failed(Failure::Database),
+        ],
+        Action::AskAbort(_) => vec![Event::AbortAsked, Event::RowGone, Event::Failed(Failure::Database)],
+        Action::RunHook => vec![Event::HookPassed, Event::Failed(Failure::Hook)],
+        Action::Claim => vec![
+            Event::Claimed(Box::new(claimed())),
+            Event::NotClaimed(boxed(VmState::Starting)),
+            Event::NotClaimed(boxed(VmState::Stopped)),
+            Event::NoHost,
+            Event::NoHostClaimed,
+            Event::RowGone,
+            Event::Failed(Failure::Database),
+        ],
+        Action::Look => VmState::ALL
+            .iter()
+            .map(|s| Event::Row(boxed(*s)))
+            .chain([Event::RowGone, Event::RowUnread, Event::Row(Box::new(claimed()))])
+            .collect(),
+        Action::AskXState => {
+            XState::ALL.iter().map(|s| Event::XState(*s)).chain([Event::XStateUnknown]).collect()
+        }
+        Action::StartX => {
+            vec![Event::XStarted, Event::XRefused("no".into()), Event::XSilent("no".into())]
+        }
+        Action::Dial => vec![Event::Dialled, Event::NotDialled("no".into())],
+        Action::Commit => vec![
+            Event::Committed,
+            Event::NotCommitted(mine()),
+            Event::RowGone,
+            Event::Failed(Failure::Database),
+        ],
+        Action::Switch => vec![Event::Switched, Event::ClientGone],
+        Action::Tell(_)
+        | Action::CountNxAttempt
+        | Action::CountNxOk
+        | Action::Refuse(_)
+        | Action::Abandon => vec![],
+    }
+}
+
+fn effects(actions: &[Action]) -> Vec<Action> {
+    actions.iter().filter(|a| !answers(a).is_empty()).cloned().collect()
+}
+
+/// Every machine that can be reached by answers alone, within so many steps.
+fn reachable(depth: usize) -> Vec<(Machine, Option<Action>, Instant)> {
+    let now = Instant::now();
+    let mut found = vec![(Machine::new(VmId::new(7), MINE, Limits::default()), None, now)];
+    let mut seen = std::collections::HashSet::new();
+    let mut at = 0;
+    while at < found.len() && at < 20_000 {
+        let (machine, waiting, now) = found[at].clone();
+        at += 1;
+        let next: Vec<(Event, Instant)> = match (&waiting, machine.deadline()) {
+            _ if machine.is_over() || machine.is_forwarding() => vec![],
+            (Some(action), _) => answers(action).into_iter().map(|e| (e, now)).collect(),
+            (None, Some(at)) => vec![(Event::Deadline, at), (Event::Woken, now)],
+            (None, None) => vec![(Event::Begin, now)],
+        };
+        for (event, now) in next {
+            let mut after = machine.clone();
+            let actions = after.step(event, now);
+            let waiting = effects(&actions).pop();
+            let key = format!("{:?}{waiting:?}", after.phase_name());
+            if seen.len() < depth && seen.insert(key) {
+                found.push((after, waiting, now));
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn every_phase_takes_every_event_without_getting_stuck() {
+    let machines = reachable(10_000);
+    let mut runner = proptest::test_runner::TestRunner::deterministic();
+    let mut pairs = 0;
+    for (machine, waiting, now) in &machines {
+        for _ in 0..60 {
+            let event = any_event().new_tree(&mut runner).unwrap().current();
+            let mut after = machine.clone();
+            let actions = after.step(event.clone(), *now);
+            check(machine, &after, waiting.as_ref(), &event, &actions);
+            pairs += 1;
+        }
+    }
+    assert!(machines.len() >= 20 && pairs > 1000, "{} machines", machines.len());
+}
+
+/// What must hold of every step.
+fn check(before: &Machine, after: &Machine, waiting: Option<&Action>, event: &Event, actions: &[Action]) {
+    let what = || format!("{before:?}\n+ {event:?}\n= {actions:?}\n{after:?}");
+    let started = effects(actions);
+    assert!(started.len() <= 1, "one effect at a time: {}", what());
+    let ends = actions.iter().filter(|a| matches!(a, Action::Refuse(_) | Action::Abandon)).count();
+    assert!(ends <= 1, "one end: {}", what());
+    assert_eq!(ends == 1, after.is_over() && !before.is_over(), "an end is answered once: {}", what());
+    if before.is_over() || before.is_forwarding() {
+        assert!(actions.is_empty(), "nothing after the end: {}", what());
+    }
+    if started.iter().any(|a| matches!(a, Action::Dial)) {
+        assert!(matches!(event, Event::Row(_)), "dialled only behind a look at the row: {}", what());
+    }
+    let ignored = format!("{before:?}") == format!("{after:?}") && actions.is_empty();
+    let still_waits = ignored && waiting.is_some();
+    let alive = after.is_over()
+        || after.is_forwarding()
+        || !started.is_empty()
+        || after.deadline().is_some()
+        || still_waits
+        || (ignored && before.is_fresh());
+    assert!(alive, "stuck: {}", what());
+}
+
+proptest! {
+    #[test]
+    fn random_histories_end_or_wait(events in proptest::collection::vec((any_event(), 0u64..400), 0..80)) {
+        let mut machine = Machine::new(VmId::new(7), MINE, Limits::default());
+        let mut now = Instant::now();
+        let mut waiting: Option<Action> = None;
+        let mut told = Vec::new();
+        for (event, pause) in std::iter::once((Event::Begin, 0)).chain(events) {
+            now += Duration::from_millis(pause);
+            let before = machine.clone();
+            let actions = machine.step(event.clone(), now);
+            check(&before, &machine, waiting.as_ref(), &event, &actions);
+            if let Some(effect) = effects(&actions).pop() {
+                waiting = Some(effect);
+            } else if format!("{before:?}") != format!("{machine:?}") {
+                waiting = None;
+            }
+            told.extend(actions.into_iter().filter_map(|a| match a {
+                Action::Tell(step) => Some(step),
+                _ => None,
+            }));
+        }
+        // Below a minute nothing is said twice, and never are there more than nine steps.
+        let mut steps = told.clone();
+        steps.dedup();
+        prop_assert!(steps.is_sorted() && steps.len() <= 9, "{told:?}");
+        prop_assert!(told.len() == steps.len(), "{told:?}");
+    }
+}

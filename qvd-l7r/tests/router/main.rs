@@ -1,0 +1,14 @@
+//! The router over real sockets: TLS, an in-memory database, an agent and a desktop played by the test.
+//!
+//! Tests are named after the rows of the protocol page's conformance table that they prove.
+
+mod support;
+
+mod checks;
+mod connect;
+mod http;
+mod lifecycle;
+mod login;
+mod stop;
+mod takeover;
+mod transport;

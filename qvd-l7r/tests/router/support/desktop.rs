@@ -1,0 +1,174 @@
+//! An agent and a desktop on the unix sockets of one virtual machine, both doing as the test says.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use qvd_core::hypervisor::{Endpoint, VMA_SOCKET, X_SOCKET};
+use qvd_core::proto::http1::{self, Limits};
+use qvd_core::proto::{query, vma_rpc};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::mpsc;
+
+use super::soon;
+
+/// What the agent says to one call.
+#[derive(Clone, Debug)]
+pub(crate) enum Answer {
+    /// A result.
+    Says(&'static str),
+    /// An error text.
+    Refuses(&'static str),
+}
+
+/// A method with its parameters.
+pub(crate) type Call = (String, BTreeMap<String, String>);
+
+#[derive(Debug, Default)]
+struct Script {
+    /// Answers to come, by method; the last one is repeated.
+    answers: BTreeMap<&'static str, VecDeque<Answer>>,
+    calls: Vec<Call>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Desktop {
+    dir: PathBuf,
+    script: Arc<Mutex<Script>>,
+    sessions: Option<mpsc::UnboundedReceiver<UnixStream>>,
+    calls: mpsc::UnboundedReceiver<String>,
+    agent: tokio::task::JoinHandle<()>,
+}
+
+impl Desktop {
+    /// An agent whose desktop is suspended, and listens at once when it is started.
+    pub(crate) fn start(dir: &Path) -> Self {
+        let desktop = Self::deaf(dir);
+        let sessions = listen(dir);
+        Self { sessions: Some(sessions), ..desktop }
+    }
+
+    /// The same with nobody behind the desktop's socket.
+    pub(crate) fn deaf(dir: &Path) -> Self {
+        std::fs::create_dir_all(dir).unwrap();
+        let script = Arc::new(Mutex::new(Script::default()));
+        let (told, calls) = mpsc::unbounded_channel();
+        let listener = UnixListener::bind(dir.join(VMA_SOCKET)).unwrap();
+        let agent = tokio::spawn(serve_calls(listener, script.clone(), told));
+        let desktop = Self { dir: dir.to_owned(), script, sessions: None, calls, agent };
+        desktop.says("x_start", [Answer::Says("starting")]);
+        desktop.says("x_state", [Answer::Says("suspended"), Answer::Says("listening")]);
+        desktop
+    }
+
+    pub(crate) fn endpoint(&self) -> Endpoint {
+        Endpoint::Unix { dir: self.dir.clone() }
+    }
+
+    /// Sets the answers to come of a method; the last one is repeated.
+    pub(crate) fn says(&self, method: &'static str, answers: impl IntoIterator<Item = Answer>) {
+        self.script.lock().unwrap().answers.insert(method, answers.into_iter().collect());
+    }
+
+    /// Begins to listen for the session.
+    pub(crate) fn open(&mut self) {
+        self.sessions = Some(listen(&self.dir));
+    }
+
+    /// The next connection to the desktop.
+    pub(crate) async fn session(&mut self) -> UnixStream {
+        soon(self.sessions.as_mut().expect("listening").recv()).await.expect("a session")
+    }
+
+    /// Whether anybody dialled that was not taken yet.
+    pub(crate) fn was_dialled(&mut self) -> bool {
+        self.sessions.as_mut().expect("listening").try_recv().is_ok()
+    }
+
+    /// Waits for a call of this method.
+    pub(crate) async fn called(&mut self, method: &str) {
+        while soon(self.calls.recv()).await.expect("the agent lives") != method {}
+    }
+
+    /// Every call so far.
+    pub(crate) fn calls(&self) -> Vec<Call> {
+        self.script.lock().unwrap().calls.clone()
+    }
+
+    /// The parameters of the last `x_start`.
+    pub(crate) fn x_start(&self) -> BTreeMap<String, String> {
+        self.calls().into_iter().rfind(|(method, _)| method == "x_start").expect("x_start was called").1
+    }
+
+    pub(crate) fn count(&self, method: &str) -> usize {
+        self.calls().iter().filter(|(called, _)| called == method).count()
+    }
+}
+
+impl Drop for Desktop {
+    fn drop(&mut self) {
+        self.agent.abort();
+    }
+}
+
+fn listen(dir: &Path) -> mpsc::UnboundedReceiver<UnixStream> {
+    let (sender, sessions) = mpsc::unbounded_channel();
+    let listener = UnixListener::bind(dir.join(X_SOCKET)).unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            if sender.send(stream).is_err() {
+                break;
+            }
+        }
+    });
+    sessions
+}
+
+async fn serve_calls(
+    listener: UnixListener,
+    script: Arc<Mutex<Script>>,
+    told: mpsc::UnboundedSender<String>,
+) {
+    while let Ok((stream, _)) = listener.accept().await {
+        let (script, told) = (script.clone(), told.clone());
+        tokio::spawn(async move {
+            let _ = serve_call(stream, &script, &told).await;
+        });
+    }
+}
+
+async fn serve_call(
+    mut stream: UnixStream,
+    script: &Mutex<Script>,
+    told: &mpsc::UnboundedSender<String>,
+) -> std::io::Result<()> {
+    let mut buf = Vec::new();
+    let head = loop {
+        if stream.read_buf(&mut buf).await? == 0 {
+            return Ok(());
+        }
+        if let Some((head, _)) = http1::parse_request(&buf, &Limits::default()).expect("a request") {
+            break head;
+        }
+    };
+    let method = vma_rpc::method(head.path()).expect("a method").to_owned();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let params =
+        query::decode(head.query()).iter().map(|p| (text(&p.name), text(p.value.as_deref().unwrap_or_default()))).collect();
+    let answer = {
+        let mut script = script.lock().unwrap();
+        script.calls.push((method.clone(), params));
+        let answers = script.answers.get_mut(method.as_str()).expect("a scripted method");
+        if answers.len() > 1 { answers.pop_front() } else { answers.front().cloned() }
+    };
+    let body = match answer.expect("an answer") {
+        Answer::Says(text) => vma_rpc::encode_result(&text.into()),
+        Answer::Refuses(text) => vma_rpc::encode_error(text),
+    };
+    let length = body.len().to_string();
+    let head = http1::encode_head("HTTP/1.1 200 OK", &[("Content-Length", &length)]);
+    stream.write_all(format!("{head}{body}").as_bytes()).await?;
+    let _ = told.send(method);
+    stream.shutdown().await
+}

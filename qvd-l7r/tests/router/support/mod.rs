@@ -1,0 +1,35 @@
+//! A world of one node for a test: database, router, virtual machine, agent, desktop, client.
+
+mod client;
+mod desktop;
+mod world;
+
+use std::future::Future;
+use std::time::Duration;
+
+pub(crate) use client::{Client, Response, basic, plain, request};
+pub(crate) use desktop::{Answer, Desktop};
+pub(crate) use world::{Options, PASSWORD, World};
+
+/// Nothing that a test waits for takes this long.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Waits for something, not for ever.
+pub(crate) async fn soon<F: Future>(future: F) -> F::Output {
+    tokio::time::timeout(PATIENCE, future).await.expect("it happens in time")
+}
+
+/// Waits until a condition of the database holds; there is no event for those.
+pub(crate) async fn eventually<F, Fut>(what: &str, mut condition: F)
+where
+    F: FnMut() -> Fut,
+    Fut: Future<Output = bool>,
+{
+    let mut poll = tokio::time::interval(Duration::from_millis(10));
+    let wait = async {
+        while !condition().await {
+            poll.tick().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("never: {what}"));
+}
