@@ -94,4 +94,6 @@ pub use placements::{Placement, Placements};
 pub use properties::{Owner, PropertyTables};
 pub use sessions::{NewSession, Sessions};
 pub use users::Users;
-pub use vms::{AddressRange, BlockedBy, Claimant, Expiring, LaunchRow, NewVm, Pending, VmOverview, Vms};
+pub use vms::{
+    AddressRange, BlockedBy, Claimant, Expiring, LaunchRow, LimitChange, NewVm, Pending, VmChanges, VmOverview, Vms,
+};

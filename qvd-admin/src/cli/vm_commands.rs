@@ -12,7 +12,7 @@ use super::host_commands::dash;
 use super::session::{Ending, Failure, Session};
 use super::table::Table;
 use crate::error::Error;
-use crate::ops::{Found, NewVms, OsfRef, Outcome, UserRef, VmRow};
+use crate::ops::{Found, NewVms, OsfRef, Outcome, UserRef, VmEdit, VmRow};
 
 pub(super) async fn add(session: &mut Session<'_, '_>) -> Result<Ending, Failure> {
     let user = match session.id("user_id")? {
@@ -214,6 +214,13 @@ pub(super) async fn del(session: &mut Session<'_, '_>) -> Result<Ending, Failure
     Ok(Ending::of(&outcome))
 }
 
-pub(super) async fn edit(_session: &mut Session<'_, '_>) -> Result<Ending, Failure> {
-    Ok(Ending::Complete)
+pub(super) async fn edit(session: &mut Session<'_, '_>) -> Result<Ending, Failure> {
+    let change = VmEdit::read(&session.invocation.named, &session.admin.now())?;
+    if !session.confirmed("edit all machines")? {
+        return Ok(Ending::Partial);
+    }
+    let vms = session.admin.vms(&session.invocation.filter).await?;
+    let count = session.admin.edit_vms(&vms, change).await?;
+    session.say(&format!("Edited {count} VMs."))?;
+    Ok(Ending::of_selection(&vms))
 }

@@ -163,7 +163,6 @@ pub static VM_KEYS: Keys = Keys {
         column("di", Kind::Text),
         column("current_di_id", Kind::Integer),
         column("running_di", Kind::Text),
-        column("current_osf_id", Kind::Integer),
         column("ip", Kind::Text),
         column("storage", Kind::Text),
         column("memory", Kind::Integer),

@@ -19,6 +19,7 @@ mod size;
 mod user;
 mod vm;
 mod vm_add;
+mod vm_edit;
 mod vm_run;
 
 use std::sync::Arc;
@@ -38,6 +39,7 @@ pub use rows::{Found, HostRow, ImageRow, OsfRow, UserRow, VmRow};
 pub use user::NewUser;
 pub use vm::VmCounters;
 pub use vm_add::{NewVms, OsfRef, UserRef};
+pub use vm_edit::VmEdit;
 pub use vm_run::Waited;
 
 /// What an operation did to each of several objects.

@@ -101,7 +101,7 @@ impl Admin {
         found.map_err(|name| Error::NotFound(format!("{name}: No such OSF")))
     }
 
-    async fn owner(&self, user: &UserRef) -> Result<UserId> {
+    pub(super) async fn owner(&self, user: &UserRef) -> Result<UserId> {
         let found = match user {
             UserRef::Id(id) => self.db.users().load(*id).await?.ok_or_else(|| id.to_string()),
             UserRef::Login(login) => {
@@ -144,7 +144,7 @@ impl Admin {
     }
 }
 
-fn taken(error: qvd_db::Error) -> Error {
+pub(super) fn taken(error: qvd_db::Error) -> Error {
     match error {
         qvd_db::Error::Duplicate { field: "VM address", value } => {
             Error::Exists { field: "ip", message: format!("IP address '{value}' already in use") }

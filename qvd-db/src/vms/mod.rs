@@ -4,12 +4,14 @@
 //! |---|---|
 //! | here | adding, loading, blocking, deleting |
 //! | `addresses` | which address a new one gets |
+//! | `edit` | what an administrator may change afterwards |
 //! | `overview` | what lists show |
 //! | `orders` | claims and stop orders: routers and administrators write |
 //! | `run` | the life of a run: the host's daemon writes, guarded by host and run id |
 //! | `launch` | what the daemon needs to start one |
 
 mod addresses;
+mod edit;
 mod launch;
 mod orders;
 mod overview;
@@ -22,6 +24,7 @@ use qvd_core::model::{Vm, VmRuntime};
 use qvd_core::{OsfId, UserId, VmId};
 
 pub use addresses::AddressRange;
+pub use edit::{LimitChange, VmChanges};
 pub use launch::LaunchRow;
 pub use orders::Claimant;
 pub use overview::VmOverview;

@@ -44,6 +44,18 @@ pub struct VmOverview {
     pub user_ip: Option<String>,
     /// Who blocked it: `admin` or `hkd`.
     pub blocked_by: Option<String>,
+    /// Process id of the run on its host.
+    pub vm_pid: Option<i64>,
+    /// When its agent last answered.
+    pub vma_ok_at: Option<SystemTime>,
+    /// Port of its secure shell; none or 0 without.
+    pub ssh_port: Option<u16>,
+    /// Port of its screen on the host; none or 0 without.
+    pub vnc_port: Option<u16>,
+    /// Port of its serial line on the host; none or 0 without.
+    pub serial_port: Option<u16>,
+    /// Port of its monitor on the host; none or 0 without.
+    pub monitor_port: Option<u16>,
 }
 
 impl Vms<'_> {
@@ -76,7 +88,8 @@ impl Vms<'_> {
                       where t.osf_id = v.osf_id and t.tag = v.di_tag) as di_version,
                     (select d.version from dis d where d.id = current_di_id) as running_di_version,
                     (select h.name from hosts h where h.id = l7r_host_id) as l7r_host_name,
-                    vm_expiration_soft, vm_expiration_hard, vm_state_ts, user_state_ts, user_ip, blocked_by
+                    vm_expiration_soft, vm_expiration_hard, vm_state_ts, user_state_ts, user_ip, blocked_by,
+                    vm_pid, vma_ok_ts, vm_ssh_port, vm_vnc_port, vm_serial_port, vm_mon_port
              from vms v join vm_runtimes on vm_id = v.id
              where v.deleted_at is null and ($1 or v.id = $2) order by v.id");
         self.db.read(&LIST, params![only.is_none(), only]).await?.iter().map(overview).collect()
@@ -101,5 +114,11 @@ fn overview(row: &Row) -> Result<VmOverview> {
         user_state_since: row.find("user_state_ts")?,
         user_ip: row.find("user_ip")?,
         blocked_by: row.find("blocked_by")?,
+        vm_pid: row.find("vm_pid")?,
+        vma_ok_at: row.find("vma_ok_ts")?,
+        ssh_port: row.find("vm_ssh_port")?,
+        vnc_port: row.find("vm_vnc_port")?,
+        serial_port: row.find("vm_serial_port")?,
+        monitor_port: row.find("vm_mon_port")?,
     })
 }
