@@ -218,14 +218,14 @@ impl Site {
     ///
     /// While there is none yet.
     pub fn inside(&self, vm: i64) -> Result<Display> {
-        let (number, cookie) = agent_display(&self.vm_dir(vm))?;
+        let (number, cookie) = agent_display(&self.guest_dir(vm))?;
         Display::open_with_cookie(number, &cookie)
     }
 }
 
 /// Number and cookie of the agent's display, as the agent left them in its run directory.
 fn agent_display(dir: &Path) -> Result<(u32, Vec<u8>)> {
-    let authority = dir.join("Xauthority");
+    let authority = dir.join("nxagent.xauth");
     let bytes = fs::read(&authority).with_context(|| format!("cannot read {}", authority.display()))?;
     let number = authority_display(&bytes).context("the agent's X authority names no display")?;
     let cookie = bytes.get(bytes.len().saturating_sub(16)..).unwrap_or_default().to_vec();

@@ -72,10 +72,10 @@ pub fn shared_environment(headers: &Headers) -> BTreeMap<String, Vec<u8>> {
         if !prefix.eq_ignore_ascii_case("Auth-") || variables.len() >= MAX_ENVIRONMENT {
             continue;
         }
-        if let (Some(name), Some(value)) = (decode_hex(hex), decode_lenient(value)) {
-            if value.len() <= MAX_ENVIRONMENT_VALUE {
-                variables.insert(name, value);
-            }
+        if let (Some(name), Some(value)) = (decode_hex(hex), decode_lenient(value))
+            && value.len() <= MAX_ENVIRONMENT_VALUE
+        {
+            variables.insert(name, value);
         }
     }
     variables
@@ -95,7 +95,7 @@ fn decode_lenient(text: &[u8]) -> Option<Vec<u8>> {
 }
 
 fn decode_hex(hex: &str) -> Option<String> {
-    if hex.is_empty() || hex.len() % 2 != 0 || !hex.is_ascii() {
+    if hex.is_empty() || !hex.len().is_multiple_of(2) || !hex.is_ascii() {
         return None;
     }
     let bytes: Option<Vec<u8>> =

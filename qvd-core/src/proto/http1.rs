@@ -278,8 +278,11 @@ fn blank_lines(buf: &[u8]) -> usize {
     used
 }
 
-/// Lines up to the empty one, line ends removed, and the bytes used.
-fn cut_head<'a>(buf: &'a [u8], limits: &Limits) -> Result<Option<(Vec<&'a [u8]>, usize)>, HeadError> {
+/// Lines, line ends removed, and the bytes that they take.
+type CutHead<'a> = (Vec<&'a [u8]>, usize);
+
+/// Lines up to the empty one.
+fn cut_head<'a>(buf: &'a [u8], limits: &Limits) -> Result<Option<CutHead<'a>>, HeadError> {
     let mut lines: Vec<&[u8]> = Vec::new();
     let mut at = 0;
     loop {
