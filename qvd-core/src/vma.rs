@@ -72,6 +72,12 @@ pub trait Vma: Debug + Send + Sync + 'static {
 
     /// Tells the user, by the agent's hook, that the machine is about to expire.
     async fn expire(&self, limits: &Params) -> Result<(), VmaError>;
+
+    /// Why the last desktop, or the last attempt at one, came to nothing: words for the user. `None` when there is
+    /// nothing to say, which is all that agents of other makers ever say.
+    async fn x_failure(&self) -> Result<Option<String>, VmaError> {
+        Ok(None)
+    }
 }
 
 /// Why a call to the agent failed.

@@ -13,6 +13,8 @@ pub mod agent;
 #[cfg(feature = "client")]
 pub mod client;
 #[cfg(feature = "agent")]
+pub mod dialog;
+#[cfg(feature = "agent")]
 pub mod hooks;
 #[cfg(feature = "agent")]
 mod log_file;

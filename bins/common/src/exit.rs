@@ -53,6 +53,7 @@ pub fn exit_code(error: &(dyn Error + 'static)) -> ExitCode {
         if let Some(failure) = error.downcast_ref::<Failure>() {
             return ExitCode::from(failure.kind().exit_code());
         }
+        #[cfg(feature = "database")]
         if let Some(database) = error.downcast_ref::<qvd_db::Error>() {
             return ExitCode::from(database.kind().exit_code());
         }

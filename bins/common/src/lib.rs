@@ -1,21 +1,23 @@
 //! What every QVD program does first, and nothing that a library would want: configuration files → [`Config`],
-//! [`Config`] → [`Db`](qvd_db::Db), the log, signals and the exit code.
+//! [`Config`] → `Db`, the log, signals and the exit code.
 //!
 //! | step | function |
 //! |---|---|
 //! | find and read the configuration | [`load_config`] with [`ConfigFiles`] |
 //! | start the log | [`init_tracing`] |
-//! | open the database | [`open_db`], then [`add_database_config`] |
+//! | open the database | `open_db`, then `add_database_config` (feature `database`) |
 //! | wait for the end | [`Signals`] |
 //! | say what went wrong | [`report`] |
 
 mod config_files;
+#[cfg(feature = "database")]
 mod database;
 mod exit;
 mod log;
 mod signals;
 
 pub use config_files::{ConfigFiles, load_config};
+#[cfg(feature = "database")]
 pub use database::{add_database_config, backend, open_db};
 pub use exit::{Failure, exit_code, report};
 pub use log::{LogTo, init_tracing};

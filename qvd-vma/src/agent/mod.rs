@@ -13,6 +13,7 @@ use qvd_core::hook::HookKind;
 use qvd_core::state::XState;
 use tokio::sync::Notify;
 
+use crate::dialog;
 use crate::hooks::Hooks;
 use crate::rpc::{self, Listener, Methods};
 use crate::settings::{InvalidSetting, Settings};
@@ -122,11 +123,16 @@ pub async fn bind(settings: &Settings) -> Result<Listener> {
 /// # Errors
 ///
 /// [`Error::Directory`].
-pub async fn serve(settings: Settings, listener: Listener, shutdown: impl Future<Output = ()>) -> Result<()> {
+pub async fn serve(
+    mut settings: Settings,
+    listener: Listener,
+    shutdown: impl Future<Output = ()>,
+) -> Result<()> {
     for dir in [&settings.run_dir, &settings.log_dir] {
         make_dir(dir)?;
     }
     leftovers::clear(&settings).await;
+    settings.dialog = dialog::program(settings.dialog.as_deref(), &settings.own_program, &settings.run_dir);
     let library = if guard::is_wanted(settings.guard, &settings.nxagent).await {
         let installed = guard::install(&settings.run_dir);
         Some(installed.map_err(|source| Error::Directory { dir: settings.run_dir.clone(), source })?)

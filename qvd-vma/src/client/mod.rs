@@ -138,6 +138,14 @@ impl Vma for VmaClient {
     async fn expire(&self, limits: &Params) -> Result<(), VmaError> {
         self.call("expire", limits).await.map(drop)
     }
+
+    async fn x_failure(&self) -> Result<Option<String>, VmaError> {
+        match self.call("x_failure", &Params::new()).await {
+            Ok(value) => Ok(value.as_str().map(str::to_owned)),
+            Err(VmaError::Unsupported { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
 }
 
 /// Connects to the socket `name` in `dir`, however long the path of the directory is.

@@ -1,6 +1,7 @@
 //! The agent's calls: an HTTP/1.1 server in the dialect of the protocol, many connections at a time.
 
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,8 +28,8 @@ pub enum Listener {
 }
 
 impl Listener {
-    /// Listens on a unix socket that only this account may connect to, however long its path is; what is left
-    /// of an earlier one is replaced.
+    /// Listens on a unix socket that only this account and the socket's group may connect to, however long its
+    /// path is; what is left of an earlier one is replaced.
     ///
     /// # Errors
     ///
@@ -42,7 +43,9 @@ impl Listener {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        Ok(Self::Unix(UnixListener::bind(short.as_path())?))
+        let listener = UnixListener::bind(short.as_path())?;
+        std::fs::set_permissions(short.as_path(), PermissionsExt::from_mode(0o660))?;
+        Ok(Self::Unix(listener))
     }
 
     /// Listens on a TCP port of all addresses.

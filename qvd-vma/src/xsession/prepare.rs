@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::io;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use qvd_core::error::chain;
@@ -13,7 +13,7 @@ use super::authority::Cookie;
 use super::desktop::{self, NoDesktop};
 use super::environment::{self, Environment, SessionFacts};
 use super::nxagent::{self, AgentCommand, LaunchError, RunningAgent};
-use super::options::{self, InvalidParameter, property};
+use super::options::{self, InvalidParameter, Listen, property};
 use super::{display, session_files};
 use crate::account::{Account, UnusableAccount, WantedAccount};
 use crate::hooks::{Hooks, SLAVE_KEY};
@@ -321,6 +321,16 @@ impl Context {
         let record = Cookie::new(random).authority(display);
         session_files::write(&path, &record, 0o600, Some(account)).map_err(error)?;
         Ok(Some(path))
+    }
+
+    /// Lets the group of the directory connect to the agent's socket, which the agent makes anew for every client
+    /// and which only its owner can write to then: the router need not be the session's user.
+    pub(super) fn open_to_group(&self) {
+        if let Listen::Unix(path) = &self.settings.options.listen
+            && let Err(error) = std::fs::set_permissions(path, PermissionsExt::from_mode(0o660))
+        {
+            tracing::warn!(path = %path.display(), %error, "cannot open the agent's socket to its group");
+        }
     }
 
     /// Removes what belongs to one session.

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::desktop::RunningDesktop;
 use super::machine::{Action, Event, Failure, Machine, Phase, StartAnswer};
 use super::nxagent::{self, AgentEvent, RunningAgent};
-use super::output::Line;
+use super::output::{Line, Report};
 use super::prepare::{Context, Prepared, Request, Seat, Step, action_pairs, text_of};
 use super::session_files;
 use crate::log_file;
@@ -295,6 +295,9 @@ impl Shell {
         match line {
             Line::Report(report) => {
                 tracing::debug!(?report, "agent");
+                if report == Report::Waiting {
+                    self.context.open_to_group();
+                }
                 self.step(Event::Output(report));
             }
             Line::SlavePort(port) => tracing::debug!(port, "slave channel is open"),
@@ -439,6 +442,7 @@ impl Shell {
 
     fn adopt(&mut self, prepared: Box<Prepared>) {
         let Prepared { agent, seat, desktop } = *prepared;
+        self.context.open_to_group();
         self.agents += 1;
         self.pid = Some(agent.pid());
         self.ending = None;

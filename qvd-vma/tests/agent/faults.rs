@@ -1,0 +1,175 @@
+//! What goes wrong in practice.
+
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
+
+use nix::sys::signal::{Signal, kill};
+use qvd_core::state::XState;
+use qvd_core::vma::{Vma, VmaError};
+
+use crate::support::{NX, Screen, Setup, eventually, have, properties, runs};
+
+#[tokio::test]
+async fn a_killed_agent_is_told_in_clear_words_and_the_next_start_works() {
+    if !have(&NX) {
+        return;
+    }
+    let screen = Screen::start().await;
+    let machine = Setup::new().start().await;
+    machine.listen().await;
+    let _viewer = screen.view(&machine.socket());
+    machine.wait_state(XState::Connected).await;
+    let inside = machine.inside_pid().await;
+    kill(machine.agent_pid(), Signal::SIGKILL).unwrap();
+    machine.wait_state(XState::Stopped).await;
+    let failure = machine.failure().await.unwrap();
+    assert!(failure.contains("SIGKILL") && failure.contains("while somebody was connected"), "{failure}");
+    eventually("the end of the desktop", async || (!runs(inside)).then_some(())).await;
+
+    std::fs::remove_file(machine.home().join("inside.pid")).unwrap();
+    machine.listen().await;
+    let _viewer = screen.view(&machine.socket());
+    machine.wait_state(XState::Connected).await;
+    machine.inside_pid().await;
+    assert_eq!(machine.failure().await, None);
+}
+
+#[tokio::test]
+async fn dangerous_parameters_are_refused_and_nothing_runs() {
+    let machine = Setup::new().start().await;
+    let cases = [
+        ("qvd.client.geometry", "$(reboot)"),
+        ("qvd.client.nxagent.extra_args", "a=1:0\nnx/nx,b=2"),
+        ("qvd.vm.user.name", "-o"),
+        ("custom.x", "a\u{0}b"),
+    ];
+    for (name, value) in cases {
+        let params = vec![(name.to_owned(), value.to_owned())];
+        let error = machine.vma.x_start(&params).await.unwrap_err();
+        let expected = format!("invalid characters in parameter {name}");
+        assert!(matches!(&error, VmaError::Refused { message, .. } if *message == expected), "{error}");
+        assert_eq!(machine.vma.x_state().await.unwrap(), XState::Stopped);
+    }
+    assert!(!machine.path("run/nxagent.conf").exists());
+}
+
+#[tokio::test]
+async fn a_taken_display_is_passed_over() {
+    if !have(&NX) {
+        return;
+    }
+    let setup = Setup::new();
+    let display = setup.display();
+    let name = format!("/tmp/.X11-unix/X{display}");
+    let _taken = UnixListener::bind_addr(&SocketAddr::from_abstract_name(name).unwrap()).unwrap();
+    let machine = setup.start().await;
+    machine.listen().await;
+    assert_eq!(machine.display(), format!(":{}", display + 1));
+}
+
+#[tokio::test]
+async fn a_display_that_only_the_agent_finds_taken_is_passed_over() {
+    if !have(&NX) {
+        return;
+    }
+    let setup = Setup::new();
+    let display = setup.display();
+    // A server in another network namespace that shares /tmp: the lock names a process that lives.
+    let lock = format!("/tmp/.X{display}-lock");
+    std::fs::write(&lock, format!("{:>10}\n", std::process::id())).unwrap();
+    let machine = setup.start().await;
+    machine.listen().await;
+    std::fs::remove_file(lock).unwrap();
+    assert_eq!(machine.display(), format!(":{}", display + 1));
+}
+
+#[tokio::test]
+async fn a_missing_agent_is_named() {
+    let machine = Setup::new().set("command.nxagent", "/nonexistent/nxagent").start().await;
+    machine.vma.x_start(&properties()).await.unwrap();
+    machine.wait_state(XState::Stopped).await;
+    let failure = eventually("the reason", async || machine.failure().await).await;
+    assert!(failure.contains("cannot start '/nonexistent/nxagent'"), "{failure}");
+}
+
+#[tokio::test]
+async fn a_missing_desktop_is_named_before_an_agent_starts() {
+    let machine = Setup::new().set("command.x-session", "/nonexistent/desktop").start().await;
+    machine.vma.x_start(&properties()).await.unwrap();
+    machine.wait_state(XState::Stopped).await;
+    let failure = eventually("the reason", async || machine.failure().await).await;
+    assert!(failure.contains("'/nonexistent/desktop'"), "{failure}");
+    assert!(!machine.path("log/qvd-nxagent.log").exists());
+}
+
+#[tokio::test]
+async fn an_agent_that_nobody_comes_to_ends_but_a_desktop_does_not() {
+    if !have(&NX) {
+        return;
+    }
+    let screen = Screen::start().await;
+    let machine = Setup::new().set("internal.nxagent.timeout.listening", "1.5").start().await;
+    machine.listen().await;
+    let agent = machine.agent_pid().as_raw();
+    machine.wait_state(XState::Stopped).await;
+    assert!(!runs(agent));
+
+    machine.listen().await;
+    let mut viewer = screen.view(&machine.socket());
+    machine.wait_state(XState::Connected).await;
+    let inside = machine.inside_pid().await;
+    viewer.kill();
+    machine.wait_state(XState::Suspended).await;
+    machine.listen().await;
+    machine.wait_state(XState::Suspended).await;
+    machine.listen().await;
+    let _viewer = screen.view(&machine.socket());
+    machine.wait_state(XState::Connected).await;
+    assert!(runs(inside));
+}
+
+#[tokio::test]
+async fn a_stranger_on_the_socket_of_a_waiting_desktop_costs_nothing() {
+    if !have(&NX) {
+        return;
+    }
+    let screen = Screen::start().await;
+    let machine = Setup::new().start().await;
+    machine.listen().await;
+    let mut viewer = screen.view(&machine.socket());
+    machine.wait_state(XState::Connected).await;
+    let inside = machine.inside_pid().await;
+    viewer.kill();
+    machine.wait_state(XState::Suspended).await;
+    machine.listen().await;
+    drop(std::os::unix::net::UnixStream::connect(machine.socket()).unwrap());
+    machine.wait_state(XState::Suspended).await;
+    machine.listen().await;
+    let _viewer = screen.view(&machine.socket());
+    machine.wait_state(XState::Connected).await;
+    assert!(runs(inside));
+}
+
+#[tokio::test]
+async fn a_stubborn_agent_is_killed() {
+    // Says what an agent says, and ignores SIGTERM.
+    let setup = Setup::new();
+    let script = setup.path("stubborn");
+    std::fs::write(
+        &script,
+        "trap '' TERM\necho \"Info: Waiting for connection from any host on socket 'x'.\"\n\
+         while :; do sleep 1; done\n",
+    )
+    .unwrap();
+    let machine = setup
+        .set("command.nxagent", &format!("/bin/sh {}", script.display()))
+        .set("vma.nxagent.guard", "0")
+        .set("internal.nxagent.timeout.stopping", "0.3")
+        .start()
+        .await;
+    machine.listen().await;
+    let agent = machine.agent_pid().as_raw();
+    assert_eq!(machine.vma.x_stop().await.unwrap(), XState::Stopping);
+    machine.wait_state(XState::Stopped).await;
+    assert!(!runs(agent));
+}

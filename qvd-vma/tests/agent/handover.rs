@@ -1,0 +1,75 @@
+//! A client's link that breaks in the middle of a resume must not cost the desktop.
+
+use std::time::Duration;
+
+use qvd_core::state::XState;
+
+use crate::support::relay::{Cut, Relay};
+use crate::support::{Machine, NX, Process, Screen, Setup, eventually, have, runs};
+
+/// Offsets that killed an agent without the guard, and some that never did. `QVD_HANDOVER=full` takes more.
+fn cuts() -> Vec<Cut> {
+    let mut cuts = vec![
+        Cut::Up(60),
+        Cut::Up(77_240),
+        Cut::Down(79_188),
+        Cut::After(Duration::from_millis(50)),
+        Cut::After(Duration::from_millis(400)),
+    ];
+    if std::env::var("QVD_HANDOVER").is_ok_and(|v| v == "full") {
+        cuts.extend((1..24).map(|step| Cut::After(Duration::from_millis(50 * step))));
+        cuts.extend((0..8).map(|step| Cut::Up(77_000 + 120 * step)));
+        cuts.extend((0..8).map(|step| Cut::Down(76_000 + 900 * step)));
+        cuts.extend([1, 49, 1000, 20_000, 50_000, 100_000].map(Cut::Up));
+        cuts.extend([1, 49, 1000, 20_000, 50_000, 100_000].map(Cut::Down));
+    }
+    cuts
+}
+
+/// Resumes the session over a link that breaks at `cut`.
+async fn broken_resume(machine: &Machine, screen: &Screen, cut: Cut) {
+    machine.listen().await;
+    let relay = Relay::start(machine.path("link.sock"), machine.socket(), cut);
+    let mut viewer: Process = screen.view(relay.socket());
+    // A cut that lies behind all traffic does not come by itself.
+    let over = async { eventually("the cut", async || relay.is_over().then_some(())).await };
+    let _ = tokio::time::timeout(Duration::from_secs(3), over).await;
+    drop(relay);
+    viewer.kill();
+}
+
+#[tokio::test]
+async fn a_link_that_breaks_during_a_resume_costs_no_desktop() {
+    if !have(&NX) {
+        return;
+    }
+    let guard = std::env::var("QVD_HANDOVER_GUARD").unwrap_or_else(|_| "auto".to_owned());
+    let screen = Screen::start().await;
+    let machine = Setup::new().set("vma.nxagent.guard", &guard).start().await;
+    machine.listen().await;
+    let mut viewer = screen.view(&machine.socket());
+    machine.wait_state(XState::Connected).await;
+    let mut inside = machine.inside_pid().await;
+    viewer.kill();
+    let (mut kept, mut lost) = (0, 0);
+    let cuts = cuts();
+    for cut in &cuts {
+        broken_resume(&machine, &screen, *cut).await;
+        // The next connection must find the same desktop.
+        machine.listen().await;
+        let mut viewer = screen.view(&machine.socket());
+        machine.wait_state(XState::Connected).await;
+        machine.marker_window().await;
+        let now = machine.inside_pid().await;
+        if now == inside && runs(inside) {
+            kept += 1;
+        } else {
+            lost += 1;
+            eprintln!("lost at {cut:?}: {:?}", machine.failure().await);
+            inside = now;
+        }
+        viewer.kill();
+    }
+    eprintln!("cuts={} kept={kept} lost={lost} guard={guard}", cuts.len());
+    assert!(lost == 0 || guard == "0", "{lost} desktops lost");
+}
