@@ -8,7 +8,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use qvd_bin_common::{ConfigFiles, Failure, LogTo, Signals, add_database_config, init_tracing, load_config, open_db, report};
+use qvd_bin_common::{
+    ConfigFiles, Failure, LogTo, Signals, add_database_config, init_tracing, load_config, open_db, report,
+};
 use qvd_core::ErrorKind;
 use qvd_core::config::Config;
 use qvd_core::error::chain;

@@ -262,7 +262,10 @@ fn row_60_61_x_start_is_tried_21_times_a_second_apart_and_the_agents_words_are_p
         assert_eq!(run.feed(Event::Row(boxed(VmState::Running))), [Action::StartX]);
     }
     assert_eq!((run.now - begun).as_secs(), 20);
-    assert_eq!(refused(&run.feed(Event::XRefused("hook failed".into()))), Reason::XRefused("hook failed".into()));
+    assert_eq!(
+        refused(&run.feed(Event::XRefused("hook failed".into()))),
+        Reason::XRefused("hook failed".into())
+    );
 }
 
 #[test]
@@ -392,7 +395,11 @@ fn row_66_an_abort_in_the_row_is_seen_at_every_look() {
         let mut run = Run::new();
         run.to_arriving();
         run.feed(Event::XState(XState::Listening));
-        assert_eq!(refused(&run.feed(seen())), Reason::Aborted, "before dialling: the desktop is not touched");
+        assert_eq!(
+            refused(&run.feed(seen())),
+            Reason::Aborted,
+            "before dialling: the desktop is not touched"
+        );
     }
     let mut run = Run::new();
     run.to_dialling();

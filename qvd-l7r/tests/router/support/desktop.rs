@@ -1,6 +1,7 @@
 //! An agent and a desktop on the unix sockets of one virtual machine, both doing as the test says.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -44,9 +45,9 @@ pub(crate) struct Desktop {
 impl Desktop {
     /// An agent whose desktop is suspended, and listens at once when it is started.
     pub(crate) fn start(dir: &Path) -> Self {
-        let desktop = Self::deaf(dir);
-        let sessions = listen(dir);
-        Self { sessions: Some(sessions), ..desktop }
+        let mut desktop = Self::deaf(dir);
+        desktop.open();
+        desktop
     }
 
     /// The same with nobody behind the desktop's socket.
@@ -54,7 +55,7 @@ impl Desktop {
         std::fs::create_dir_all(dir).unwrap();
         let script = Arc::new(Mutex::new(Script::default()));
         let (told, calls) = mpsc::unbounded_channel();
-        let listener = UnixListener::bind(dir.join(VMA_SOCKET)).unwrap();
+        let listener = bind(dir, VMA_SOCKET);
         let agent = tokio::spawn(serve_calls(listener, script.clone(), told));
         let desktop = Self { dir: dir.to_owned(), script, sessions: None, calls, agent };
         desktop.says("x_start", [Answer::Says("starting")]);
@@ -114,7 +115,7 @@ impl Drop for Desktop {
 
 fn listen(dir: &Path) -> mpsc::UnboundedReceiver<UnixStream> {
     let (sender, sessions) = mpsc::unbounded_channel();
-    let listener = UnixListener::bind(dir.join(X_SOCKET)).unwrap();
+    let listener = bind(dir, X_SOCKET);
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             if sender.send(stream).is_err() {
@@ -123,6 +124,12 @@ fn listen(dir: &Path) -> mpsc::UnboundedReceiver<UnixStream> {
         }
     });
     sessions
+}
+
+/// Through the open directory, since a socket address holds a short path only.
+fn bind(dir: &Path, name: &str) -> UnixListener {
+    let open = std::fs::File::open(dir).unwrap();
+    UnixListener::bind(format!("/proc/self/fd/{}/{name}", open.as_raw_fd())).unwrap()
 }
 
 async fn serve_calls(
@@ -154,8 +161,10 @@ async fn serve_call(
     };
     let method = vma_rpc::method(head.path()).expect("a method").to_owned();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let params =
-        query::decode(head.query()).iter().map(|p| (text(&p.name), text(p.value.as_deref().unwrap_or_default()))).collect();
+    let params = query::decode(head.query())
+        .iter()
+        .map(|p| (text(&p.name), text(p.value.as_deref().unwrap_or_default())))
+        .collect();
     let answer = {
         let mut script = script.lock().unwrap();
         script.calls.push((method.clone(), params));

@@ -7,9 +7,9 @@ mod world;
 use std::future::Future;
 use std::time::Duration;
 
-pub(crate) use client::{Client, Response, basic, plain, request};
+pub(crate) use client::{Client, basic, believer, config, plain, request};
 pub(crate) use desktop::{Answer, Desktop};
-pub(crate) use world::{Options, PASSWORD, World};
+pub(crate) use world::{Options, PASSWORD, World, machine, publish_driver, running_host, user};
 
 /// Nothing that a test waits for takes this long.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);

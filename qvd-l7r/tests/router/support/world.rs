@@ -129,7 +129,7 @@ impl World {
 
     /// Where the machine's sockets are; the path is longer than a socket address.
     pub(crate) fn vm_dir(&self) -> PathBuf {
-        self.dir.path().join("a-directory-with-a-name-that-makes-the-path-longer-than-a-socket-address-may-be").join("vm")
+        self.dir.path().join("longer-than-a-socket-address/".repeat(5)).join("vm")
     }
 
     /// Brings the machine up to `running`, as the host's daemon would.
@@ -155,7 +155,9 @@ impl World {
 
     pub(crate) async fn now_running(&self, run: RunId, desktop: &Desktop) {
         let vms = self.db.vms();
-        assert!(vms.set_endpoint(self.vm, self.host, run, &desktop.endpoint(), None).await.unwrap().is_updated());
+        assert!(
+            vms.set_endpoint(self.vm, self.host, run, &desktop.endpoint(), None).await.unwrap().is_updated()
+        );
         self.now(run, VmState::Running).await;
     }
 
@@ -210,17 +212,13 @@ impl World {
 /// A router at work.
 pub(crate) struct Serving {
     pub(crate) address: SocketAddr,
-    fingerprint: Option<Fingerprint>,
+    pub(crate) fingerprint: Option<Fingerprint>,
     handle: RouterHandle,
     stop: oneshot::Sender<()>,
     serving: JoinHandle<qvd_l7r::Result<()>>,
 }
 
-impl Drop for Serving {
-    fn drop(&mut self) {}
-}
-
-pub(crate) fn connect_to(vm: VmId, more: &str) -> String {
+fn connect_to(vm: VmId, more: &str) -> String {
     let auth = basic("alice", PASSWORD);
     request(
         &format!("/qvd/connect_to_vm?id={vm}{more}"),
@@ -230,7 +228,12 @@ pub(crate) fn connect_to(vm: VmId, more: &str) -> String {
 
 /// Adds a host whose daemon runs.
 pub(crate) async fn running_host(db: &Db, name: &str) -> (HostId, i64) {
-    let new = NewHost { name: name.into(), address: format!("10.0.0.{}", name.len()), frontend: true, backend: true };
+    let new = NewHost {
+        name: name.into(),
+        address: format!("10.0.0.{}", name.len()),
+        frontend: true,
+        backend: true,
+    };
     let host = db.hosts().add(new).await.unwrap();
     let daemon = TakeOver {
         run_token: uuid::Uuid::new_v4(),
@@ -242,10 +245,17 @@ pub(crate) async fn running_host(db: &Db, name: &str) -> (HostId, i64) {
         watch: Duration::ZERO,
     };
     let incarnation = db.hosts().take_over(host, daemon).await.unwrap().incarnation;
-    let capacity = db.hosts().publish_capacity(host, incarnation, Mebibytes(1000), 1.0, &["process".into()]);
-    assert!(capacity.await.unwrap().is_updated());
+    publish_driver(db, host, incarnation, "process").await;
     assert!(db.hosts().set_state(host, incarnation, HostState::Running).await.unwrap().is_updated());
     (host, incarnation)
+}
+
+/// The host's one driver.
+pub(crate) async fn publish_driver(db: &Db, host: HostId, incarnation: i64, driver: &str) {
+    let drivers = [driver.to_owned()];
+    let hosts = db.hosts();
+    let published = hosts.publish_capacity(host, incarnation, Mebibytes(1000), 1.0, &drivers).await.unwrap();
+    assert!(published.is_updated());
 }
 
 /// Adds a user. The digest of old installations is quick to check, and the router replaces it at the first login.
