@@ -27,11 +27,25 @@ pub struct LockContent {
     pub time: String,
 }
 
-/// A lock that is held; dropping the last descriptor releases it.
+/// A lock that is held until the value is dropped.
+///
+/// Released by name, not by closing the last descriptor: between fork and exec of some unrelated child there is
+/// a moment in which that child has a copy of every descriptor. A process that ends without dropping it
+/// releases it too, once no other process has a copy.
 #[derive(Debug)]
 pub struct VmLock {
-    /// Never read again: it is held for what it is.
-    _file: File,
+    file: File,
+}
+
+impl Drop for VmLock {
+    fn drop(&mut self) {
+        let unlock = libc::flock { l_type: libc::F_UNLCK as libc::c_short, ..whole_file() };
+        // Should it fail, closing the file right after does the same a little later.
+        if fcntl(&self.file, FcntlArg::F_OFD_SETLK(&unlock)).is_err() {
+            // SAFETY: two integers, the first a descriptor that `self.file` keeps open.
+            unsafe { libc::flock(self.file.as_raw_fd(), libc::LOCK_UN) };
+        }
+    }
 }
 
 /// Outcome of trying to take a lock.
@@ -62,7 +76,7 @@ impl VmLock {
             file.rewind()?;
             file.set_len(0)?;
             file.write_all(content.to_text().as_bytes())?;
-            return Ok(LockOutcome::Taken(Self { _file: file }));
+            return Ok(LockOutcome::Taken(Self { file }));
         }
     }
 
@@ -202,6 +216,17 @@ mod tests {
         assert_eq!(VmLock::holder(&path).unwrap(), None, "asking must not take it");
         assert!(matches!(VmLock::take(&path, &content(2)).unwrap(), LockOutcome::Taken(_)));
         assert!(path.exists(), "a lock file is never deleted");
+    }
+
+    #[test]
+    fn a_copy_of_the_descriptor_does_not_keep_a_dropped_lock() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("l");
+        let LockOutcome::Taken(lock) = VmLock::take(&path, &content(1)).unwrap() else { panic!("held") };
+        let copy = lock.file.try_clone().unwrap();
+        drop(lock);
+        assert_eq!(VmLock::holder(&path).unwrap(), None);
+        drop(copy);
     }
 
     #[test]

@@ -22,7 +22,7 @@ use super::plan::{self, Surroundings};
 use super::settings::ProcessSettings;
 use crate::disk::homes::{self, HomeChoice, HomeError, HomeOwner};
 use crate::holder::{Report, RunRecord, launch_file_name, write_record};
-use crate::hostops::{CgroupPlace, HostOps, LockContent, LockOutcome, VmLock};
+use crate::hostops::{CgroupPlace, HostOps, LockContent, LockOutcome, LockState, VmLock};
 
 /// Settings and the seam to the host, shared by all calls.
 #[derive(Debug)]
@@ -151,7 +151,9 @@ impl Host {
                 // Ended and cleaned up already: the caller was slower than the machine.
                 _ => Err(HypervisorError::EarlyExit { vm, exit: ExitInfo::default() }),
             },
-            Report::HomeInUse { run_id, .. } if run_id == spec.run_id.get() => self.await_twin(spec).await,
+            Report::HomeInUse { run_id, .. } if self.is_twin(spec, run_id).await? => {
+                self.await_twin(spec).await
+            }
             Report::HomeInUse { holder, .. } => Err(HypervisorError::HomeInUse { vm, holder }),
             Report::Withdrawn => Err(HypervisorError::Busy {
                 vm,
@@ -161,6 +163,27 @@ impl Host {
                 Err(HypervisorError::host(vm, operation, io::Error::other(reason)))
             }
         }
+    }
+
+    /// Whether the holder of the lock launches this very run for another caller. Between taking the lock and
+    /// signing it lies a moment in which the file still names nobody, or the last run.
+    async fn is_twin(&self, spec: &VmSpec, seen: i64) -> Result<bool, HypervisorError> {
+        let path = homes::lock_path(&self.settings.homefs_dir, spec.vm_id);
+        let deadline = Instant::now() + SIGNATURE_LIMIT;
+        let mut named = Some(seen);
+        while named != Some(spec.run_id.get()) {
+            if named.is_none() || Instant::now() >= deadline {
+                return Ok(false);
+            }
+            tokio::time::sleep(TWIN_LOOK_AGAIN).await;
+            let state = self.ops.lock_state(&path);
+            let state = state.map_err(|e| HypervisorError::host(spec.vm_id, "ask for its lock", e))?;
+            named = match state {
+                LockState::Held(content) => Some(content.run_id),
+                LockState::Free | LockState::Absent => None,
+            };
+        }
+        Ok(true)
     }
 
     /// Another call launches the same run: its machine is ours too.
@@ -226,12 +249,7 @@ impl Host {
         for groups in recorded.into_iter().chain([found]) {
             groups.remove().map_err(|e| HypervisorError::host(vm, "remove its control groups", e))?;
         }
-        match fs::remove_dir_all(&dir) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                Err(HypervisorError::host(vm, format!("remove '{}'", dir.display()), e))
-            }
-            _ => Ok(()),
-        }
+        remove_dir(&dir).map_err(|e| HypervisorError::host(vm, format!("remove '{}'", dir.display()), e))
     }
 
     fn judge(&self, vm: VmId) -> Result<Verdict, HypervisorError> {
@@ -299,6 +317,18 @@ fn make_dir(path: &Path, mode: u32) -> io::Result<()> {
     fs::set_permissions(path, Permissions::from_mode(mode))
 }
 
+/// A holder that was late opens its log before it looks for its order, perhaps between two of our steps.
+fn remove_dir(path: &Path) -> io::Result<()> {
+    for _ in 0..REMOVE_TRIES {
+        match fs::remove_dir_all(path) {
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            other => return other,
+        }
+    }
+    Err(io::ErrorKind::DirectoryNotEmpty.into())
+}
+
 fn uid() -> u32 {
     geteuid().as_raw()
 }
@@ -335,8 +365,14 @@ fn blame(vm: VmId, error: HomeError) -> HypervisorError {
     }
 }
 
+/// A directory that fills again this often is not being filled by accident.
+const REMOVE_TRIES: u32 = 10;
+
 /// How long the same run may take to be launched by somebody else.
 const TWIN_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long a holder may take to sign the lock it has.
+const SIGNATURE_LIMIT: Duration = Duration::from_millis(100);
 
 /// Between two looks at it.
 const TWIN_LOOK_AGAIN: Duration = Duration::from_millis(20);

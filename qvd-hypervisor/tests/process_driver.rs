@@ -1,0 +1,483 @@
+//! The process driver against the real kernel, as whatever account the tests run as; root runs all of it a second
+//! time as an ordinary user.
+
+#![cfg(feature = "process")]
+#![allow(clippy::unwrap_used)] // A test that cannot go on says where.
+
+mod lab;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use lab::{HOLDER_VARIABLE, LIMIT, Lab, PATIENT, is_root, namespace, skip, spec, until};
+use qvd_core::VmId;
+use qvd_core::hypervisor::{Endpoint, Found, Hypervisor, HypervisorError};
+use qvd_hypervisor::hostops::{Life, LockContent, LockOutcome, VmLock, descendants};
+
+#[tokio::test]
+async fn a_machine_has_namespaces_of_its_own_on_the_hosts_network() {
+    let lab = Lab::new(PATIENT);
+    let vm = lab.start(&spec(1, 1)).await;
+    let init = lab.record(1).init.unwrap().pid;
+    let me = std::process::id() as i32;
+    for kind in ["pid", "mnt", "ipc", "uts"] {
+        assert_ne!(namespace(init, kind), namespace(me, kind), "{kind}");
+    }
+    assert_eq!(namespace(init, "net"), namespace(me, "net"));
+    // The holder must not keep the host's mounts busy in a namespace of its own.
+    assert_eq!(namespace(lab.record(1).holder.pid, "mnt"), namespace(me, "mnt"));
+    assert_eq!(vm.endpoint(), Endpoint::Unix { dir: lab.guest(1) });
+    lab.end().await;
+}
+
+#[tokio::test]
+async fn inside_is_a_small_world_of_its_own() {
+    let mut lab = Lab::new(
+        "{ echo uid=$(id -u); echo user=$(id -un); echo home=$HOME; echo host=$(uname -n)
+           echo tmp=$(ls -A /tmp | tr '\\n' ' ')
+           echo processes=$(ls -d /proc/[0-9]* | wc -l)
+           touch /usr/qvd-was-here 2>/dev/null && echo usr=writable || echo usr=read-only
+           touch \"$HOME/letter\" && echo home=writable
+           touch /tmp/x /dev/shm/y && echo tmp=writable
+           cat /run/qvd-host/*/*/shared/note
+           echo privileges=$(grep NoNewPrivs /proc/self/status | tr -dc 01)
+           ls -d /run/user/$(id -u)
+         } > $run/report 2>&1
+         trap 'exit 0' TERM; touch $run/up; while :; do sleep 60 & wait $!; done",
+    );
+    let shared = lab.dir.path().join("shared");
+    fs::create_dir(&shared).unwrap();
+    fs::write(shared.join("note"), "note=seen\n").unwrap();
+    lab.settings.exposed = vec![shared];
+    lab.start(&spec(1, 1)).await;
+    let report = fs::read_to_string(lab.guest(1).join("report")).unwrap();
+    let uid = if is_root() { 2_000_001 } else { nix::unistd::geteuid().as_raw() };
+    for line in [
+        &format!("uid={uid}"),
+        "user=ann",
+        "home=/home/ann",
+        "host=desk-1",
+        "tmp=.ICE-unix .X11-unix",
+        "home=writable",
+        "tmp=writable",
+        "usr=read-only",
+        "note=seen",
+        "privileges=1",
+        &format!("/run/user/{uid}"),
+    ] {
+        assert!(report.lines().any(|found| found.trim_end() == line), "no '{line}' in:\n{report}");
+    }
+    let processes: u32 =
+        report.lines().find_map(|line| line.strip_prefix("processes=")).unwrap().trim().parse().unwrap();
+    assert!(processes < 10, "the host's processes are visible:\n{report}");
+    assert!(lab.settings.homefs_dir.join("1-fs/ann/letter").exists());
+    assert!(!Path::new("/tmp/x").exists());
+    lab.end().await;
+    assert!(lab.settings.homefs_dir.join("1-fs/ann/letter").exists(), "a home outlives everything");
+}
+
+#[tokio::test]
+async fn another_user_can_neither_enter_nor_signal() {
+    if !is_root() {
+        return; // Needs a second account; the run as root has one.
+    }
+    let lab = Lab::new(PATIENT);
+    lab.start(&spec(1, 1)).await;
+    let stranger = |words: &[&str]| {
+        let status = Command::new("setpriv")
+            .args(["--reuid=65533", "--regid=65533", "--clear-groups"])
+            .args(words)
+            .stderr(std::process::Stdio::null())
+            .stdout(std::process::Stdio::null())
+            .status()
+            .unwrap();
+        status.success()
+    };
+    assert!(stranger(&["true"]));
+    let (guest, init) = (lab.guest(1), lab.record(1).init.unwrap().pid.to_string());
+    assert!(guest.join("vma.conf").exists());
+    assert!(!stranger(&["ls", guest.to_str().unwrap()]));
+    assert!(!stranger(&["cat", guest.join("vma.conf").to_str().unwrap()]));
+    assert!(!stranger(&["cat", lab.settings.vms_dir().join("1/run.json").to_str().unwrap()]));
+    assert!(!stranger(&["ls", lab.settings.homefs_dir.join("1-fs").to_str().unwrap()]));
+    assert!(!stranger(&["kill", "-0", &init]));
+    assert!(!stranger(&["ls", &format!("/proc/{init}/root/")]));
+    // Nor can the machine's own account change what root believes.
+    assert_eq!(fs::metadata(lab.settings.vms_dir().join("1")).unwrap().permissions().mode() & 0o022, 0);
+    lab.end().await;
+}
+
+#[tokio::test]
+async fn a_launch_takes_well_under_a_second() {
+    let lab = Lab::new(PATIENT);
+    let driver = lab.driver();
+    let mut best = Duration::MAX;
+    for run in 1..=3 {
+        let spec = spec(1, run);
+        driver.prepare(&spec).await.unwrap();
+        let started = Instant::now();
+        driver.launch(&spec).await.unwrap();
+        best = best.min(started.elapsed());
+        lab.end().await;
+    }
+    eprintln!("launch: {best:?}");
+    assert!(best < Duration::from_millis(700), "{best:?}");
+}
+
+#[tokio::test]
+async fn a_run_is_launched_once_however_often_it_is_asked_for() {
+    let lab = Lab::new(PATIENT);
+    let driver = lab.driver();
+    let spec = spec(1, 1);
+    driver.prepare(&spec).await.unwrap();
+    let other = lab.driver();
+    let (one, two, three) = tokio::join!(driver.launch(&spec), other.launch(&spec), other.launch(&spec));
+    for launched in [one, two, three] {
+        assert_eq!(launched.unwrap().endpoint(), Endpoint::Unix { dir: lab.guest(1) });
+    }
+    let init = lab.record(1).init;
+    driver.launch(&spec).await.unwrap();
+    driver.prepare(&spec).await.unwrap();
+    assert_eq!(lab.record(1).init, init);
+    assert_eq!(driver.find().await.unwrap().len(), 1);
+    lab.end().await;
+}
+
+#[tokio::test]
+async fn no_other_run_gets_at_a_home_in_use() {
+    let lab = Lab::new(PATIENT);
+    lab.start(&spec(1, 1)).await;
+    for refused in [
+        lab.driver().prepare(&spec(1, 2)).await.map(|_| ()).unwrap_err(),
+        lab.driver().launch(&spec(1, 2)).await.map(|_| ()).unwrap_err(),
+    ] {
+        let HypervisorError::HomeInUse { holder, .. } = &refused else { panic!("{refused}") };
+        assert!(holder.contains("run 1"), "{holder}");
+    }
+    // The same home through another run directory: only the lock knows.
+    let mut elsewhere = lab.settings.clone();
+    elsewhere.run_dir = lab.dir.path().join("other-run");
+    elsewhere.node = format!("{}-other", elsewhere.node);
+    let other = qvd_hypervisor::drivers::process::ProcessDriver::new(elsewhere);
+    for refused in [
+        other.prepare(&spec(1, 2)).await.map(|_| ()).unwrap_err(),
+        other.launch(&spec(1, 2)).await.map(|_| ()).unwrap_err(),
+    ] {
+        let HypervisorError::HomeInUse { holder, .. } = &refused else { panic!("{refused}") };
+        assert!(holder.contains(&format!("run 1 on host '{}'", lab.settings.node)), "{holder}");
+    }
+    assert!(!other.find().await.unwrap().iter().any(|found| matches!(found, Found::Running { .. })));
+    lab.end().await;
+}
+
+#[tokio::test]
+async fn a_lock_without_a_machine_blocks_and_is_named() {
+    let lab = Lab::new(PATIENT);
+    let driver = lab.driver();
+    driver.prepare(&spec(1, 1)).await.unwrap();
+    let content =
+        LockContent { node: lab.settings.node.clone(), incarnation: 4, run_id: 9, time: "yesterday".into() };
+    let lock = lab.settings.homefs_dir.join(".qvd-vm-1.lock");
+    let LockOutcome::Taken(lock) = VmLock::take(&lock, &content).unwrap() else { panic!("held") };
+    let refused = driver.launch(&spec(1, 1)).await.map(|_| ()).unwrap_err();
+    assert!(
+        matches!(&refused, HypervisorError::HomeInUse { holder, .. } if holder.contains("run 9")),
+        "{refused}"
+    );
+    let found = driver.find().await.unwrap();
+    assert!(matches!(found.as_slice(), [Found::Unknown { .. }]), "{found:?}");
+    assert!(matches!(driver.cleanup(VmId::new(1)).await, Err(HypervisorError::Busy { .. })));
+    drop(lock);
+    let vm = driver.launch(&spec(1, 1)).await.unwrap();
+    vm.kill(LIMIT).await.unwrap();
+    lab.end().await;
+}
+
+#[tokio::test]
+async fn a_restarted_driver_adopts_what_runs() {
+    let lab = Lab::new(PATIENT);
+    drop(lab.start(&spec(3, 5)).await);
+    let init = lab.record(3).init;
+    let driver = lab.driver();
+    let found = driver.find().await.unwrap();
+    let [Found::Running { vm_id, run_id, vm }] = found.as_slice() else { panic!("{found:?}") };
+    assert_eq!((vm_id.get(), run_id.get()), (3, 5));
+    assert_eq!(lab.record(3).init, init);
+    let waiters: Vec<_> = (0..2)
+        .map(|_| {
+            let vm = vm.clone();
+            tokio::spawn(async move { vm.exited().await })
+        })
+        .collect();
+    vm.terminate().await.unwrap();
+    for waiter in waiters {
+        let exit = tokio::time::timeout(LIMIT, waiter).await.unwrap().unwrap();
+        assert_eq!((exit.code, exit.signal), (Some(7), None));
+    }
+    assert_eq!(vm.exited().await.code, Some(7), "also after the end");
+    assert!(matches!(driver.find().await.unwrap().as_slice(), [Found::Partial { .. }]));
+    lab.end().await;
+}
+
+#[tokio::test]
+async fn a_stubborn_machine_is_killed_with_all_its_children() {
+    let lab = Lab::new(
+        "trap '' TERM\nsetsid sh -c 'trap \"\" TERM HUP; (while :; do sleep 60; done) & sleep 60' &\n\
+         sleep 0.1; touch $run/up\nwhile :; do sleep 60; done",
+    );
+    let vm = lab.start(&spec(1, 1)).await;
+    let record = lab.record(1);
+    let before = descendants(record.holder.pid).unwrap();
+    assert!(before.len() >= 4, "{before:?}");
+    vm.terminate().await.unwrap();
+    assert!(tokio::time::timeout(Duration::from_millis(100), vm.exited()).await.is_err());
+    vm.kill(LIMIT).await.unwrap();
+    for process in before.into_iter().chain([record.holder]) {
+        assert_eq!(process.life().unwrap(), Life::Gone, "{process:?}");
+    }
+    assert_eq!(vm.exited().await.signal, Some(9));
+    vm.kill(LIMIT).await.unwrap();
+    lab.end().await;
+}
+
+#[tokio::test]
+async fn the_end_of_the_agent_is_the_end_of_the_machine_and_its_words_are_kept() {
+    let lab = Lab::new("echo 'no screen today' >&2\n(trap '' TERM HUP; setsid sleep 300) &\nexit 3");
+    let driver = lab.driver();
+    driver.prepare(&spec(1, 1)).await.unwrap();
+    let exit = match driver.launch(&spec(1, 1)).await {
+        Ok(vm) => tokio::time::timeout(LIMIT, vm.exited()).await.unwrap(),
+        Err(error) => panic!("{error}"),
+    };
+    assert_eq!((exit.code, exit.last_words.as_str()), (Some(3), "no screen today"));
+    assert_eq!(exit.to_string(), "exit status 3");
+    let record = lab.record(1);
+    assert_eq!(record.init.unwrap().life().unwrap(), Life::Gone, "the orphan is gone with its namespace");
+    lab.end().await;
+}
+
+#[tokio::test]
+async fn a_killed_holder_takes_its_machine_along() {
+    let lab = Lab::new(PATIENT);
+    let vm = lab.start(&spec(1, 1)).await;
+    let record = lab.record(1);
+    let all = descendants(record.holder.pid).unwrap();
+    kill(Pid::from_raw(record.holder.pid), Signal::SIGKILL).unwrap();
+    let exit = tokio::time::timeout(LIMIT, vm.exited()).await.unwrap();
+    assert!(exit.last_words.contains("without a word"), "{exit:?}");
+    for process in all {
+        assert_eq!(process.life().unwrap(), Life::Gone, "{process:?}");
+    }
+    lab.driver().cleanup(VmId::new(1)).await.unwrap();
+    lab.start(&spec(1, 2)).await;
+    lab.end().await;
+}
+
+#[tokio::test]
+async fn cleanup_refuses_the_living_and_leaves_only_home_and_lock() {
+    let lab = Lab::new(PATIENT);
+    let driver = lab.driver();
+    let vm = lab.start(&spec(1, 1)).await;
+    let refused = driver.cleanup(VmId::new(1)).await.unwrap_err();
+    assert!(matches!(refused, HypervisorError::Busy { .. }), "{refused}");
+    let record = lab.record(1);
+    if is_root() {
+        assert!(!record.cgroups.is_empty(), "no control groups here?");
+    }
+    assert!(record.cgroups.paths().iter().all(|path| path.join("payload").is_dir()));
+    for path in record.cgroups.paths() {
+        let payload = fs::read_to_string(path.join("payload/cgroup.procs")).unwrap();
+        let monitor = fs::read_to_string(path.join("monitor/cgroup.procs")).unwrap();
+        assert!(payload.lines().any(|pid| pid == record.init.unwrap().pid.to_string()), "{payload}");
+        assert_eq!(monitor.trim(), record.holder.pid.to_string());
+    }
+    vm.kill(LIMIT).await.unwrap();
+    driver.cleanup(VmId::new(1)).await.unwrap();
+    driver.cleanup(VmId::new(1)).await.unwrap();
+    driver.cleanup(VmId::new(77)).await.unwrap();
+    assert!(driver.find().await.unwrap().is_empty());
+    assert_eq!(names(&lab.settings.vms_dir()), Vec::<String>::new());
+    assert_eq!(names(&lab.settings.homefs_dir), [".qvd-vm-1.lock", "1-fs"]);
+    assert!(record.cgroups.paths().iter().all(|path| !path.exists()));
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(!mounts.contains(lab.dir.path().to_str().unwrap()), "{mounts}");
+}
+
+#[tokio::test]
+async fn odd_names_and_deep_directories_are_no_obstacle() {
+    let deep = format!("a b,c/-rf/büro \\ ${{x}}/{}", "d".repeat(120));
+    let lab = Lab::within(&deep, PATIENT);
+    assert!(lab.guest(1).as_os_str().len() > 108);
+    for (vm, name, login) in [
+        (1, "desk, with \"everything\"", "Ann.Lee"),
+        (2, "-rf", "-x"),
+        (3, "büro 日本", "ünal"),
+        (4, "", "root"),
+        (5, "a\nb:c", "a:b\nc"),
+    ] {
+        let mut spec = spec(vm, 1);
+        spec.name = name.into();
+        spec.login = login.into();
+        lab.start(&spec).await;
+    }
+    assert_eq!(lab.driver().find().await.unwrap().len(), 5);
+    lab.end().await;
+}
+
+#[tokio::test]
+async fn what_is_missing_is_named() {
+    let mut lab = Lab::new(PATIENT);
+    lab.settings.vma_program = lab.dir.path().join("bin/nowhere");
+    let driver = lab.driver();
+    driver.prepare(&spec(1, 1)).await.unwrap();
+    let refused = driver.launch(&spec(1, 1)).await.map(|_| ()).unwrap_err();
+    let text = qvd_core::error::chain(&refused).to_string();
+    assert!(text.contains("bin/nowhere") && text.contains("command.qvd-vma"), "{text}");
+    lab.end().await;
+    lab.settings.self_exe = "/bin/false".into();
+    let driver = lab.driver();
+    let refused = driver.launch(&spec(1, 1)).await.map(|_| ()).unwrap_err();
+    assert!(qvd_core::error::chain(&refused).to_string().contains("/bin/false"), "{refused}");
+    let refused = driver.launch(&spec(2, 1)).await.map(|_| ()).unwrap_err();
+    assert!(
+        qvd_core::error::chain(&refused).to_string().contains("2-fs"),
+        "launched without a home: {refused}"
+    );
+    lab.end().await;
+}
+
+#[tokio::test]
+async fn a_launch_that_is_dropped_at_any_moment_can_be_cleaned_up() {
+    let lab = Lab::new(PATIENT);
+    let driver = lab.driver();
+    for (run, milliseconds) in [0_u64, 1, 2, 4, 8, 16, 32, 64].into_iter().enumerate() {
+        let spec = spec(1, run as i64 + 1);
+        // A holder that was late may have the lock for the moment that it takes to find its order gone.
+        while let Err(refused) = driver.prepare(&spec).await {
+            assert!(matches!(refused, HypervisorError::HomeInUse { .. }), "{refused}");
+        }
+        let _ = tokio::time::timeout(Duration::from_millis(milliseconds), driver.launch(&spec)).await;
+        lab.end().await;
+    }
+    // An order may still have been on its way to its file; with nobody to obey it, it is debris.
+    let deadline = Instant::now() + LIMIT;
+    while !names(&lab.settings.vms_dir()).is_empty() {
+        assert!(Instant::now() < deadline, "{:?}", driver.find().await);
+        lab.end().await;
+    }
+    assert_eq!(names(&lab.settings.homefs_dir), [".qvd-vm-1.lock", "1-fs"]);
+}
+
+#[tokio::test]
+async fn a_holder_whose_order_was_withdrawn_launches_nothing() {
+    let lab = Lab::new(PATIENT);
+    lab.driver().prepare(&spec(1, 1)).await.unwrap();
+    let dir = lab.settings.vms_dir().join("1");
+    fs::create_dir_all(&dir).unwrap();
+    let output =
+        Command::new(lab::holder_program()).args(["holder", "run"]).arg(&dir).arg("nonce").output().unwrap();
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "\"withdrawn\"");
+    assert!(!dir.join("run.json").exists());
+    lab.end().await;
+}
+
+#[tokio::test]
+async fn the_check_finds_this_host_fit() {
+    let mut lab = Lab::new(PATIENT);
+    lab.settings.nxagent = "sh".into();
+    let checks = lab.driver().check().await;
+    let unfit: Vec<_> = checks.iter().filter(|check| check.required && check.remedy.is_some()).collect();
+    assert!(unfit.is_empty(), "{unfit:?}");
+    assert!(
+        checks.iter().any(|check| check.what.contains("namespaces") && check.found == "works"),
+        "{checks:?}"
+    );
+    lab.settings.nxagent = "no-such-nxagent".into();
+    let checks = lab.driver().check().await;
+    let nxagent = checks.iter().find(|check| check.what == "nxagent").unwrap();
+    assert!(nxagent.remedy.as_ref().unwrap().contains("nxagent"), "{nxagent:?}");
+    assert!(lab.driver().find().await.unwrap().is_empty(), "a check leaves nothing");
+}
+
+#[tokio::test]
+async fn without_namespaces_the_holder_ends_every_descendant() {
+    let mut lab = Lab::new(
+        "trap 'exit 7' TERM\nsetsid sh -c 'trap \"\" TERM HUP; (while :; do sleep 60; done) & exec sleep 60' &\n\
+         sleep 0.1; touch \"$run/up\"\nwhile :; do sleep 60 & wait $!; done",
+    );
+    lab.settings.isolated = false;
+    if is_root() {
+        // The machine's account must be able to reach its run directory by its real path.
+        fs::set_permissions(lab.dir.path(), fs::Permissions::from_mode(0o711)).unwrap();
+    }
+    let vm = lab.start(&spec(1, 1)).await;
+    let record = lab.record(1);
+    let all = descendants(record.holder.pid).unwrap();
+    assert!(all.len() >= 4, "{all:?}");
+    assert_eq!(namespace(record.init.unwrap().pid, "pid"), namespace(std::process::id() as i32, "pid"));
+    vm.terminate().await.unwrap();
+    assert_eq!(tokio::time::timeout(LIMIT, vm.exited()).await.unwrap().code, Some(7));
+    for process in &all {
+        assert_eq!(process.life().unwrap(), Life::Gone, "{process:?}");
+    }
+    lab.driver().cleanup(VmId::new(1)).await.unwrap();
+
+    let vm = lab.start(&spec(1, 2)).await;
+    let all = descendants(lab.record(1).holder.pid).unwrap();
+    kill(Pid::from_raw(lab.record(1).holder.pid), Signal::SIGKILL).unwrap();
+    tokio::time::timeout(LIMIT, vm.exited()).await.unwrap();
+    for process in all {
+        until("a killed holder's machine is gone", || (process.life().unwrap() == Life::Gone).then_some(()))
+            .await;
+    }
+    lab.end().await;
+}
+
+#[tokio::test]
+async fn everything_works_for_an_ordinary_user_too() {
+    if !is_root() {
+        return; // That is what is happening right now.
+    }
+    let dir = tempfile::Builder::new().prefix("qvd-user-").tempdir_in("/tmp").unwrap();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let place = |from: &Path, name: &str| {
+        let to = dir.path().join(name);
+        fs::copy(from, &to).unwrap();
+        fs::set_permissions(&to, fs::Permissions::from_mode(0o755)).unwrap();
+        to
+    };
+    let tests = place(&std::env::current_exe().unwrap(), "tests");
+    let holder = place(&lab::holder_program(), "qvd-holder");
+    let output = tokio::process::Command::new("setpriv")
+        .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+        .arg(tests)
+        .args(["--test-threads=2"])
+        .env(HOLDER_VARIABLE, holder)
+        .env("HOME", "/nonexistent")
+        .env("TMPDIR", "/tmp")
+        .current_dir("/")
+        .output()
+        .await;
+    match output {
+        Err(error) => skip(&format!("setpriv: {error}")),
+        Ok(output) => assert!(
+            output.status.success(),
+            "{}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        ),
+    }
+}
+
+fn names(dir: &Path) -> Vec<String> {
+    let mut names: Vec<String> =
+        fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
