@@ -47,10 +47,10 @@ impl Login {
         request: &Request,
     ) -> Result<Known, Reply> {
         let credentials = request.credentials.as_ref().ok_or(Reply::Unauthorized)?;
-        if let Some((before, known)) = &self.accepted {
-            if same(before, credentials) {
-                return Ok(known.clone());
-            }
+        if let Some((before, known)) = &self.accepted
+            && same(before, credentials)
+        {
+            return Ok(known.clone());
         }
         shared.metrics.auth_attempts_total.add(1);
         shared.counters.count(host, HostCounter::AuthAttempts);

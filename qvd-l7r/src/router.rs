@@ -162,6 +162,11 @@ impl RouterBuilder {
             let problem = format!("'{balancer}' is no balancer of this router (one of: default)");
             return Err(Error::Setting { key: "l7r.loadbalancer.plugin", problem });
         }
+        if self.config.has("l7r.proxy_protocol") {
+            // Ignored, it would take a balancer's header for garbage and its address for every client's.
+            let problem = "this router does not read the PROXY protocol; leave it empty".to_owned();
+            return Err(Error::Setting { key: "l7r.proxy_protocol", problem });
+        }
         let address = match self.address {
             Some(address) => address,
             None => configured_address(&self.config)?,

@@ -236,10 +236,10 @@ async fn greet(
 }
 
 fn note(ended: Result<(), tokio::task::JoinError>) {
-    if let Err(error) = ended {
-        if error.is_panic() {
-            tracing::error!("a connection ended by a bug: {error}");
-        }
+    if let Err(error) = ended
+        && error.is_panic()
+    {
+        tracing::error!("a connection ended by a bug: {error}");
     }
 }
 

@@ -80,9 +80,7 @@ impl Authenticator for Default {
                 if check == Check::Outdated {
                     self.rehash(&user, &old, &attempt.password).await;
                 }
-                let mut login = Login::default();
-                login.user_id = Some(user.id);
-                Ok(Verdict::Accepted(login))
+                Ok(Verdict::Accepted(Login { user_id: Some(user.id), ..Login::default() }))
             }
             _ => Ok(Verdict::NotMine),
         }

@@ -88,7 +88,7 @@ impl Run {
         self.feed(Event::Deadline)
     }
 
-    fn to_settling(&mut self) {
+    fn reach_settling(&mut self) {
         self.feed_all([
             Event::Begin,
             Event::Acquired(boxed(VmState::Running)),
@@ -97,19 +97,19 @@ impl Run {
         ]);
     }
 
-    fn to_starting(&mut self) {
-        self.to_settling();
+    fn reach_starting(&mut self) {
+        self.reach_settling();
         assert_eq!(self.feed(Event::XState(XState::Suspended)), [Action::Look]);
         assert_eq!(self.feed(Event::Row(boxed(VmState::Running))), [Action::StartX]);
     }
 
-    fn to_arriving(&mut self) {
-        self.to_starting();
+    fn reach_arriving(&mut self) {
+        self.reach_starting();
         assert_eq!(self.feed(Event::XStarted), [Action::AskXState]);
     }
 
-    fn to_dialling(&mut self) {
-        self.to_arriving();
+    fn reach_dialling(&mut self) {
+        self.reach_arriving();
         assert_eq!(self.feed(Event::XState(XState::Listening)), [Action::Look]);
         let actions = self.feed(Event::Row(boxed(VmState::Running)));
         assert_eq!(actions, [Action::CountNxAttempt, Action::Dial]);
@@ -169,7 +169,7 @@ fn row_51_a_cold_start_tells_nine_steps_in_order_then_switches() {
 #[test]
 fn row_52_53_a_running_machine_is_neither_assigned_nor_waited_for() {
     let mut run = Run::new();
-    run.to_dialling();
+    run.reach_dialling();
     assert_eq!(
         run.told,
         [
@@ -245,7 +245,7 @@ fn row_59_a_machine_that_goes_back_to_stopped_is_given_up() {
 #[test]
 fn a_machine_that_stops_while_its_desktop_comes_up_is_given_up() {
     let mut run = Run::new();
-    run.to_arriving();
+    run.reach_arriving();
     run.feed(Event::XState(XState::Starting));
     run.deadline();
     assert_eq!(refused(&run.feed(Event::Row(boxed(VmState::Stopping)))), Reason::NotStarted);
@@ -254,7 +254,7 @@ fn a_machine_that_stops_while_its_desktop_comes_up_is_given_up() {
 #[test]
 fn row_60_61_x_start_is_tried_21_times_a_second_apart_and_the_agents_words_are_passed_on() {
     let mut run = Run::new();
-    run.to_starting();
+    run.reach_starting();
     let begun = run.now;
     for _ in 0..20 {
         assert_eq!(run.feed(Event::XRefused("hook failed".into())), []);
@@ -277,7 +277,7 @@ fn an_x_start_without_answer_may_have_worked() {
         (XState::Suspended, vec![]),
     ] {
         let mut run = Run::new();
-        run.to_starting();
+        run.reach_starting();
         assert_eq!(run.feed(Event::XSilent("timed out".into())), [Action::AskXState]);
         assert_eq!(run.feed(Event::XState(state)), next, "{state}");
     }
@@ -286,7 +286,7 @@ fn an_x_start_without_answer_may_have_worked() {
 #[test]
 fn row_62_provisioning_has_no_limit_and_what_follows_has_its_own() {
     let mut run = Run::new();
-    run.to_arriving();
+    run.reach_arriving();
     let begun = run.now;
     while run.now - begun < Duration::from_secs(300) {
         assert_eq!(run.feed(Event::XState(XState::Provisioning)), []);
@@ -303,7 +303,7 @@ fn row_62_provisioning_has_no_limit_and_what_follows_has_its_own() {
 fn row_63_a_desktop_that_does_not_come_up_is_given_up_after_ten_seconds() {
     for answer in [Event::XState(XState::Starting), Event::XStateUnknown] {
         let mut run = Run::new();
-        run.to_arriving();
+        run.reach_arriving();
         let begun = run.now;
         let end = loop {
             let actions = run.feed(answer.clone());
@@ -323,7 +323,7 @@ fn row_63_a_desktop_that_does_not_come_up_is_given_up_after_ten_seconds() {
 fn row_64_a_desktop_that_goes_elsewhere_is_given_up() {
     for state in [XState::Suspended, XState::Stopped, XState::Connected, XState::Stopping] {
         let mut run = Run::new();
-        run.to_arriving();
+        run.reach_arriving();
         assert_eq!(refused(&run.feed(Event::XState(state))), Reason::XStateWentTo(state));
     }
 }
@@ -331,7 +331,7 @@ fn row_64_a_desktop_that_goes_elsewhere_is_given_up() {
 #[test]
 fn a_displaced_viewer_is_given_three_seconds_to_leave_the_desktop() {
     let mut run = Run::new();
-    run.to_settling();
+    run.reach_settling();
     let begun = run.now;
     let next = loop {
         let actions = run.feed(Event::XState(XState::Connected));
@@ -345,7 +345,7 @@ fn a_displaced_viewer_is_given_three_seconds_to_leave_the_desktop() {
     assert_eq!((run.now - begun).as_secs(), 3);
 
     let mut run = Run::new();
-    run.to_settling();
+    run.reach_settling();
     assert_eq!(run.feed(Event::XState(XState::Suspending)), []);
     run.deadline();
     run.feed(Event::Row(boxed(VmState::Running)));
@@ -355,7 +355,7 @@ fn a_displaced_viewer_is_given_three_seconds_to_leave_the_desktop() {
 #[test]
 fn the_desktop_is_dialled_again_when_it_refuses_and_its_state_is_not_asked_again() {
     let mut run = Run::new();
-    run.to_dialling();
+    run.reach_dialling();
     let begun = run.now;
     let end = loop {
         let actions = run.feed(Event::NotDialled("connection refused".into()));
@@ -387,13 +387,13 @@ fn row_66_an_abort_in_the_row_is_seen_at_every_look() {
         assert_eq!(refused(&run.feed(seen())), Reason::Aborted, "while booting");
 
         let mut run = Run::new();
-        run.to_starting();
+        run.reach_starting();
         run.feed(Event::XRefused("later".into()));
         run.deadline();
         assert_eq!(refused(&run.feed(seen())), Reason::Aborted, "between tries");
 
         let mut run = Run::new();
-        run.to_arriving();
+        run.reach_arriving();
         run.feed(Event::XState(XState::Listening));
         assert_eq!(
             refused(&run.feed(seen())),
@@ -402,7 +402,7 @@ fn row_66_an_abort_in_the_row_is_seen_at_every_look() {
         );
     }
     let mut run = Run::new();
-    run.to_dialling();
+    run.reach_dialling();
     run.feed(Event::Dialled);
     let Event::Row(row) = aborted() else { unreachable!() };
     assert_eq!(refused(&run.feed(Event::NotCommitted(row))), Reason::Aborted, "at commit");
@@ -434,7 +434,7 @@ fn row_67_a_session_that_does_not_go_is_left_after_thirty_seconds() {
 #[test]
 fn a_client_that_leaves_is_not_answered() {
     let mut run = Run::new();
-    run.to_arriving();
+    run.reach_arriving();
     assert_eq!(run.feed(Event::ClientGone), [Action::Abandon]);
     assert!(run.machine.is_over());
 }

@@ -38,7 +38,6 @@ pub(crate) struct Desktop {
     dir: PathBuf,
     script: Arc<Mutex<Script>>,
     sessions: Option<mpsc::UnboundedReceiver<UnixStream>>,
-    calls: mpsc::UnboundedReceiver<String>,
     agent: tokio::task::JoinHandle<()>,
 }
 
@@ -54,10 +53,9 @@ impl Desktop {
     pub(crate) fn deaf(dir: &Path) -> Self {
         std::fs::create_dir_all(dir).unwrap();
         let script = Arc::new(Mutex::new(Script::default()));
-        let (told, calls) = mpsc::unbounded_channel();
         let listener = bind(dir, VMA_SOCKET);
-        let agent = tokio::spawn(serve_calls(listener, script.clone(), told));
-        let desktop = Self { dir: dir.to_owned(), script, sessions: None, calls, agent };
+        let agent = tokio::spawn(serve_calls(listener, script.clone()));
+        let desktop = Self { dir: dir.to_owned(), script, sessions: None, agent };
         desktop.says("x_start", [Answer::Says("starting")]);
         desktop.says("x_state", [Answer::Says("suspended"), Answer::Says("listening")]);
         desktop
@@ -85,11 +83,6 @@ impl Desktop {
     /// Whether anybody dialled that was not taken yet.
     pub(crate) fn was_dialled(&mut self) -> bool {
         self.sessions.as_mut().expect("listening").try_recv().is_ok()
-    }
-
-    /// Waits for a call of this method.
-    pub(crate) async fn called(&mut self, method: &str) {
-        while soon(self.calls.recv()).await.expect("the agent lives") != method {}
     }
 
     /// Every call so far.
@@ -132,24 +125,16 @@ fn bind(dir: &Path, name: &str) -> UnixListener {
     UnixListener::bind(format!("/proc/self/fd/{}/{name}", open.as_raw_fd())).unwrap()
 }
 
-async fn serve_calls(
-    listener: UnixListener,
-    script: Arc<Mutex<Script>>,
-    told: mpsc::UnboundedSender<String>,
-) {
+async fn serve_calls(listener: UnixListener, script: Arc<Mutex<Script>>) {
     while let Ok((stream, _)) = listener.accept().await {
-        let (script, told) = (script.clone(), told.clone());
+        let script = script.clone();
         tokio::spawn(async move {
-            let _ = serve_call(stream, &script, &told).await;
+            let _ = serve_call(stream, &script).await;
         });
     }
 }
 
-async fn serve_call(
-    mut stream: UnixStream,
-    script: &Mutex<Script>,
-    told: &mpsc::UnboundedSender<String>,
-) -> std::io::Result<()> {
+async fn serve_call(mut stream: UnixStream, script: &Mutex<Script>) -> std::io::Result<()> {
     let mut buf = Vec::new();
     let head = loop {
         if stream.read_buf(&mut buf).await? == 0 {
@@ -178,6 +163,5 @@ async fn serve_call(
     let length = body.len().to_string();
     let head = http1::encode_head("HTTP/1.1 200 OK", &[("Content-Length", &length)]);
     stream.write_all(format!("{head}{body}").as_bytes()).await?;
-    let _ = told.send(method);
     stream.shutdown().await
 }
