@@ -25,7 +25,7 @@ pub mod model;
 pub mod proto;
 pub mod secret;
 pub mod state;
-#[cfg(feature = "testkit")]
+#[cfg(any(test, feature = "testkit"))]
 pub mod testkit;
 pub mod units;
 pub mod vma;
