@@ -94,6 +94,28 @@ impl SessionExec {
         words
     }
 
+    /// The command line that makes `program` do this as the X server of a launcher, which wants the display named
+    /// first.
+    pub(crate) fn server_line(&self, program: &Path, display: &str) -> Vec<OsString> {
+        let mut words = self.command_line(program);
+        words.insert(1, display.into());
+        words
+    }
+
+    /// The arguments behind [`SUBCOMMAND`] when a program that was called with `arguments` (without its own name)
+    /// is to do this.
+    pub fn asked_for(arguments: &[OsString]) -> Option<&[OsString]> {
+        match arguments {
+            [word, rest @ ..] if word == SUBCOMMAND => Some(rest),
+            [display, word, rest @ ..]
+                if word == SUBCOMMAND && display.to_str().is_some_and(|d| d.starts_with(':')) =>
+            {
+                Some(rest)
+            }
+            _ => None,
+        }
+    }
+
     /// Reads the arguments behind [`SUBCOMMAND`].
     ///
     /// # Errors
@@ -182,8 +204,13 @@ mod tests {
             command: vec!["/usr/bin/nxagent".into(), "--".into(), ":100".into()],
         };
         let words = meant.command_line(Path::new("/usr/bin/qvd-vma"));
-        assert_eq!(words[..2], ["/usr/bin/qvd-vma", SUBCOMMAND]);
-        assert_eq!(SessionExec::from_arguments(words[2..].to_vec()).unwrap(), meant);
+        assert_eq!(words[0], "/usr/bin/qvd-vma");
+        let read = |words: &[OsString]| {
+            SessionExec::from_arguments(SessionExec::asked_for(&words[1..]).unwrap().to_vec()).unwrap()
+        };
+        assert_eq!(read(&words), meant);
+        assert_eq!(read(&meant.server_line(Path::new("/usr/bin/qvd-vma"), ":100")), meant);
+        assert_eq!(SessionExec::asked_for(&["--config".into(), SUBCOMMAND.into()]), None);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use qvd_core::config::Config;
 use qvd_vma::agent;
 use qvd_vma::dialog;
 use qvd_vma::rpc::Listener;
-use qvd_vma::session_exec::{SUBCOMMAND, SessionExec, SessionExecError};
+use qvd_vma::session_exec::{SessionExec, SessionExecError};
 use qvd_vma::settings::Settings;
 
 /// The agent inside a QVD virtual machine: serves the calls of routers and hosts, runs the user's desktop.
@@ -42,9 +42,9 @@ fn main() -> ExitCode {
         dialog::run(words);
         return ExitCode::SUCCESS;
     }
-    let mut rest = words.peekable();
-    if rest.next_if(|word| word == SUBCOMMAND).is_some() {
-        return become_program(rest);
+    let words: Vec<_> = words.collect();
+    if let Some(arguments) = SessionExec::asked_for(&words) {
+        return become_program(arguments.to_vec());
     }
     match run(&Options::parse()) {
         Ok(()) => ExitCode::SUCCESS,
@@ -53,7 +53,7 @@ fn main() -> ExitCode {
 }
 
 /// Before any thread exists: this process becomes another program.
-fn become_program(arguments: impl Iterator<Item = std::ffi::OsString>) -> ExitCode {
+fn become_program(arguments: Vec<std::ffi::OsString>) -> ExitCode {
     let ran: Result<Infallible, SessionExecError> =
         SessionExec::from_arguments(arguments).and_then(SessionExec::run);
     match ran {

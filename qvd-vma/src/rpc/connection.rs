@@ -27,7 +27,7 @@ pub(super) async fn serve(mut stream: Stream, methods: &Methods) {
         let head = match next_request(&mut stream, &mut received).await {
             Ok(Some(Ok(head))) => head,
             Ok(Some(Err(error))) => {
-                drop(respond(&mut stream, error.status(), TEXT, &format!("{error}\n")).await);
+                refuse(stream, error.status(), &format!("{error}\n")).await;
                 return;
             }
             Ok(None) => return,
@@ -37,7 +37,7 @@ pub(super) async fn serve(mut stream: Stream, methods: &Methods) {
             }
         };
         if head.announces_body() {
-            drop(respond(&mut stream, 400, TEXT, "a call has no body\n").await);
+            refuse(stream, 400, "a call has no body\n").await;
             return;
         }
         let path = head.path().to_vec();
@@ -83,6 +83,18 @@ pub(super) async fn respond(
     stream.flush().await
 }
 
+/// Answers a request that breaks the rules, and parts. What the caller still sends is read for a moment: closing
+/// over unread bytes would take the answer away from it.
+async fn refuse(mut stream: Stream, code: u16, text: &str) {
+    if respond(&mut stream, code, TEXT, text).await.is_err() || stream.shutdown().await.is_err() {
+        return;
+    }
+    let mut rest = [0; 4096];
+    let drain = async { while matches!(stream.read(&mut rest).await, Ok(1..)) {} };
+    // A caller that goes on sending has had its answer.
+    let _ = tokio::time::timeout(PARTING, drain).await;
+}
+
 pub(super) const TEXT: &str = "text/plain";
 
 /// The next request; `None` at the end of the connection. What follows it stays in `received`.
@@ -113,6 +125,9 @@ async fn next_request(
         }
     }
 }
+
+/// For the rest of a broken request.
+const PARTING: Duration = Duration::from_secs(1);
 
 /// Without a call.
 const IDLE: Duration = Duration::from_secs(120);

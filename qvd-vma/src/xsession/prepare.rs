@@ -223,17 +223,19 @@ impl Context {
         // Towards the user's screen the cookie of our own display would be a wrong one.
         environment.insert("XAUTHORITY".to_owned(), "/dev/null".to_owned());
         if let Some(launcher) = settings.xinit.split_first() {
-            let mut exec = SessionExec::in_home_of(&seat.account, Vec::new());
-            let inner = SessionExec { preload: self.guard.clone(), command: server, ..Default::default() };
-            exec.command = [vec![launcher.0.clone()], launcher.1.to_vec()].concat();
-            exec.command.extend(desktop.first().into_iter().flatten().cloned());
-            exec.command.push("--".to_owned());
-            exec.command.extend(
-                inner
-                    .command_line(&settings.own_program)
-                    .into_iter()
-                    .map(|word| word.to_string_lossy().into_owned()),
-            );
+            let mut words = [vec![launcher.0.clone()], launcher.1.to_vec()].concat();
+            words.extend(desktop.first().into_iter().flatten().cloned());
+            words.push("--".to_owned());
+            match &self.guard {
+                None => words.extend(server),
+                Some(library) => {
+                    let exec =
+                        SessionExec { preload: Some(library.clone()), command: server, ..Default::default() };
+                    let line = exec.server_line(&settings.own_program, &display);
+                    words.extend(line.iter().map(|word| word.to_string_lossy().into_owned()));
+                }
+            }
+            let exec = SessionExec::in_home_of(&seat.account, words);
             if let Some(file) = &seat.authority {
                 environment.insert("XAUTHORITY".to_owned(), file.display().to_string());
             }

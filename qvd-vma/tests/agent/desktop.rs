@@ -131,7 +131,7 @@ async fn a_launcher_can_stand_between() {
     }
     // The launcher's commands go through the agent's own program, which here is this test: a stand-in for it.
     let setup = Setup::new();
-    let script = "#!/bin/sh\nshift\nwhile [ \"$1\" != -- ]; do\n  case $1 in --dir) cd \"$2\";; \
+    let script = "#!/bin/sh\nwhile [ \"$1\" != session-exec ]; do shift; done; shift\nwhile [ \"$1\" != -- ]; do\n  case $1 in --dir) cd \"$2\";; \
                   --preload) LD_PRELOAD=$2; export LD_PRELOAD;; esac\n  shift 2\ndone\nshift\nexec \"$@\"\n";
     let program = setup.path("own-program");
     std::fs::write(&program, script).unwrap();

@@ -77,10 +77,6 @@ impl Process {
         let _ = nix::sys::signal::killpg(self.pid(), nix::sys::signal::Signal::SIGKILL);
         let _ = self.0.wait();
     }
-
-    pub(crate) fn is_running(&mut self) -> bool {
-        self.0.try_wait().unwrap().is_none()
-    }
 }
 
 impl Drop for Process {

@@ -1,8 +1,6 @@
 //! A link that breaks where a test wants it to: between a client's nxproxy and the agent's socket.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -13,8 +11,6 @@ use tokio::task::JoinHandle;
 /// Where the link breaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Cut {
-    /// Never.
-    Never,
     /// When so many bytes went from the client to the agent.
     Up(u64),
     /// When so many bytes went from the agent to the client.
@@ -27,7 +23,6 @@ pub(crate) enum Cut {
 #[derive(Debug)]
 pub(crate) struct Relay {
     socket: PathBuf,
-    counts: Arc<[AtomicU64; 2]>,
     task: JoinHandle<()>,
 }
 
@@ -36,18 +31,12 @@ impl Relay {
     pub(crate) fn start(socket: PathBuf, agent: PathBuf, cut: Cut) -> Self {
         let _ = std::fs::remove_file(&socket);
         let listener = UnixListener::bind(&socket).unwrap();
-        let counts: Arc<[AtomicU64; 2]> = Arc::default();
-        let task = tokio::spawn(carry(listener, agent, cut, Arc::clone(&counts)));
-        Self { socket, counts, task }
+        let task = tokio::spawn(carry(listener, agent, cut));
+        Self { socket, task }
     }
 
     pub(crate) fn socket(&self) -> &Path {
         &self.socket
-    }
-
-    /// Bytes that went to the agent and to the client.
-    pub(crate) fn counts(&self) -> (u64, u64) {
-        (self.counts[0].load(Ordering::Relaxed), self.counts[1].load(Ordering::Relaxed))
     }
 
     /// Whether the link is broken.
@@ -62,13 +51,12 @@ impl Drop for Relay {
     }
 }
 
-async fn carry(listener: UnixListener, agent: PathBuf, cut: Cut, counts: Arc<[AtomicU64; 2]>) {
+async fn carry(listener: UnixListener, agent: PathBuf, cut: Cut) {
     let (client, _) = listener.accept().await.unwrap();
     let agent = UnixStream::connect(agent).await.unwrap();
     let (client_read, client_write) = client.into_split();
     let (agent_read, agent_write) = agent.into_split();
     let (up, down, after) = match cut {
-        Cut::Never => (None, None, None),
         Cut::Up(bytes) => (Some(bytes), None, None),
         Cut::Down(bytes) => (None, Some(bytes), None),
         Cut::After(time) => (None, None, Some(time)),
@@ -83,8 +71,8 @@ async fn carry(listener: UnixListener, agent: PathBuf, cut: Cut, counts: Arc<[At
     };
     // Whichever ends first breaks both directions at once, as a lost network does.
     tokio::select! {
-        () = copy(client_read, agent_write, up, &counts[0], Some(&begun)) => {}
-        () = copy(agent_read, client_write, down, &counts[1], None) => {}
+        () = copy(client_read, agent_write, up, Some(&begun)) => {}
+        () = copy(agent_read, client_write, down, None) => {}
         () = timer => {}
     }
 }
@@ -93,12 +81,11 @@ async fn copy(
     mut from: impl AsyncReadExt + Unpin,
     mut to: impl AsyncWriteExt + Unpin,
     limit: Option<u64>,
-    count: &AtomicU64,
     begun: Option<&Notify>,
 ) {
     let mut buffer = vec![0; 16 << 10];
+    let mut passed = 0;
     loop {
-        let passed = count.load(Ordering::Relaxed);
         let room = limit.map_or(u64::MAX, |limit| limit - passed).min(buffer.len() as u64);
         if room == 0 {
             return;
@@ -112,6 +99,6 @@ async fn copy(
         if to.write_all(&buffer[..read]).await.is_err() {
             return;
         }
-        count.fetch_add(read as u64, Ordering::Relaxed);
+        passed += read as u64;
     }
 }
