@@ -200,6 +200,3 @@ async fn dispatch(action: Action, session: &mut Session<'_, '_>) -> Result<Endin
         Action::Absent => Ok(Ending::Complete),
     }
 }
-
-#[cfg(test)]
-mod tests;

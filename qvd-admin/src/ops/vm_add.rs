@@ -79,13 +79,13 @@ impl Admin {
         let mut ids = Vec::with_capacity(names.len());
         for name in names {
             let vm = qvd_db::NewVm { name, user_id, osf_id: osf.id, di_tag: di_tag.clone(), ip: None };
-            ids.push(match new.ip {
-                None if self.needs_address(&osf) => self.add_with_address(vm).await?,
-                ip => {
-                    let vm = qvd_db::NewVm { ip: ip.map(|ip| ip.to_string()), ..vm };
-                    self.db.vms().add(vm).await.map_err(taken)?
+            match self.add_vm(vm, new.ip, &osf).await {
+                Ok(id) => ids.push(id),
+                Err(error) => {
+                    self.take_back(&ids).await;
+                    return Err(error);
                 }
-            });
+            }
         }
         Ok((ids, warnings))
     }
@@ -115,6 +115,22 @@ impl Admin {
     /// Machines of the process and no-op drivers share the host's network.
     fn needs_address(&self, osf: &Osf) -> bool {
         !matches!(self.driver(osf).as_str(), "process" | "nothing")
+    }
+
+    async fn add_vm(&self, vm: qvd_db::NewVm, ip: Option<Ipv4Addr>, osf: &Osf) -> Result<VmId> {
+        if ip.is_none() && self.needs_address(osf) {
+            return self.add_with_address(vm).await;
+        }
+        let vm = qvd_db::NewVm { ip: ip.map(|ip| ip.to_string()), ..vm };
+        self.db.vms().add(vm).await.map_err(taken)
+    }
+
+    /// All or none: those of a series that were added before one failed go again. What somebody has started in the
+    /// meantime stays, as does everything when the database is away.
+    async fn take_back(&self, ids: &[VmId]) {
+        for id in ids {
+            let _ = self.db.vms().delete(*id).await;
+        }
     }
 
     async fn add_with_address(&self, vm: qvd_db::NewVm) -> Result<VmId> {

@@ -106,7 +106,7 @@ impl Admin {
                 return Ok(waited);
             }
             if tokio::time::timeout_at(deadline, subscription.next()).await.is_err() {
-                let late = |(id, state)| (id, format!("still {state} after {} s", limit.as_secs()));
+                let late = |(id, state)| (id, format!("still {state} after {} s", limit.as_secs_f64()));
                 waited.failed.extend(still.into_iter().map(late));
                 return Ok(waited);
             }

@@ -1,0 +1,9 @@
+//! The command line over an in-memory database: sessions in, texts and rows out.
+
+mod config;
+mod images;
+mod line;
+mod objects;
+mod prompts;
+mod transcript;
+mod vms;
