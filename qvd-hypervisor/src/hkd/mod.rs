@@ -25,6 +25,7 @@ pub mod expiry;
 pub mod failure;
 pub mod host_machine;
 mod lock;
+mod looks;
 pub mod monitor;
 mod node;
 mod reconcile;

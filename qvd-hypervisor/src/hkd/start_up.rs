@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use qvd_core::config::Config;
 use qvd_core::error::chain;
@@ -18,15 +18,21 @@ use super::node::{Node, while_away};
 use super::slots::Slots;
 use super::ticker::Rhythm;
 
-/// What a daemon knows once the host is its own.
-pub(crate) struct Prepared {
-    pub(crate) host: HostId,
-    pub(crate) incarnation: i64,
+/// What the database says of this node.
+pub(crate) struct KnownHost {
+    pub(crate) id: HostId,
     pub(crate) config: Config,
 }
 
-/// Reads configuration and host row, and takes the row over. A database that is away is waited for.
-pub(crate) async fn take_over(db: Db, config: Config, name: &str, run_token: Uuid) -> Result<Prepared> {
+/// The host is this daemon's.
+pub(crate) struct TakenOver {
+    pub(crate) incarnation: i64,
+    /// When that was asked for; it counts as a tick.
+    pub(crate) sent: Instant,
+}
+
+/// Reads configuration and host row. A database that is away is waited for.
+pub(crate) async fn load_host(db: &Db, config: Config, name: &str) -> Result<KnownHost> {
     let failed = |operation| move |source| Error::Database { operation, source };
     let rows = while_away(|| async { db.config().load(TenantId::DEFAULT).await }).await;
     let (config, problems) = config.with_database(rows.map_err(failed("read the configuration"))?);
@@ -35,8 +41,12 @@ pub(crate) async fn take_over(db: Db, config: Config, name: &str, run_token: Uui
     }
     let host = while_away(|| async { db.hosts().by_name(name).await }).await;
     let host = host.map_err(failed("read this host's row"))?;
-    let host = host.ok_or_else(|| Error::UnknownHost { name: name.to_owned() })?;
-    let rhythm = Rhythm::from_config(&config);
+    let id = host.ok_or_else(|| Error::UnknownHost { name: name.to_owned() })?.id;
+    Ok(KnownHost { id, config })
+}
+
+/// Takes the host's row over.
+pub(crate) async fn take_over(db: &Db, host: HostId, run_token: Uuid, rhythm: Rhythm) -> Result<TakenOver> {
     let (machine_id, boot_id) = capacity::machine();
     let me = TakeOver {
         run_token,
@@ -47,9 +57,14 @@ pub(crate) async fn take_over(db: Db, config: Config, name: &str, run_token: Uui
         fence_grace: rhythm.grace,
         watch: rhythm.period * 2,
     };
-    let taken = while_away(|| async { db.hosts().take_over(host.id, me.clone()).await }).await;
-    let taken = taken.map_err(failed("take this host over"))?;
-    Ok(Prepared { host: host.id, incarnation: taken.incarnation, config })
+    let attempt = || async {
+        let sent = tokio::time::Instant::now().into_std();
+        db.hosts().take_over(host, me.clone()).await.map(|taken| (taken, sent))
+    };
+    let (taken, sent) = while_away(attempt)
+        .await
+        .map_err(|source| Error::Database { operation: "take this host over", source })?;
+    Ok(TakenOver { incarnation: taken.incarnation, sent })
 }
 
 /// Asks every driver what it lacks, and publishes which work and what the machine has.

@@ -12,22 +12,21 @@ use futures_util::future::BoxFuture;
 use qvd_core::config::Config;
 use qvd_core::error::chain;
 use qvd_core::state::{HostCommand, UserState, VmState};
-use qvd_core::{HostId, TenantId, VmId};
+use qvd_core::{RunId, TenantId, VmId};
 use qvd_db::{Channel, Claimant, Hint, Subscription};
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinSet;
+use tokio::task::{Id, JoinError, JoinSet};
 
-use super::adopt::{self, Foundling};
+use super::adopt::Foundling;
 use super::error::{Error, Result};
 use super::expiry::{self, Due};
 use super::host_machine::{End, HostAction, HostEvent, HostMachine, Shutdown};
 use super::lock::HkdLock;
+use super::looks::{self, Scanned};
 use super::node::{LiveConfig, Node};
-use super::reconcile::{self, Findings};
-use super::routers;
 use super::settings::{Control, HkdSettings, host_limits};
 use super::slots::Slots;
-use super::start_up::{self, Prepared};
+use super::start_up::{self, KnownHost, TakenOver};
 use super::ticker::{Confirmation, Rhythm, tick_until_lost};
 use super::vm_machine::Outcome;
 use super::vm_task::{self, Beginning, Ended, Order, TaskHandle};
@@ -36,21 +35,24 @@ use super::vm_task::{self, Beginning, Ended, Order, TaskHandle};
 enum Brought {
     Nothing,
     Lock(HkdLock),
-    Prepared(Box<Prepared>),
+    Host(Box<KnownHost>),
+    TakenOver(TakenOver),
     Foundlings(Vec<Foundling>),
 }
 
-type Effect = BoxFuture<'static, std::result::Result<Brought, Error>>;
+type Effect = BoxFuture<'static, Result<Brought>>;
+type Read<T> = std::result::Result<T, qvd_db::Error>;
 
 /// What woke the loop.
 enum Wake {
-    Effect(std::result::Result<Brought, Error>),
+    Effect(Result<Brought>),
     Ended(Ended),
+    Broken(JoinError),
     Lost(String),
-    Scanned(std::result::Result<(Findings, Vec<Foundling>), String>),
-    Expiry(std::result::Result<Vec<qvd_db::Expiring>, qvd_db::Error>),
-    Reloaded(std::result::Result<Vec<(String, String)>, qvd_db::Error>),
-    Buried(std::result::Result<Vec<VmId>, qvd_db::Error>),
+    Scanned(Read<Scanned>),
+    Expiry(Read<Vec<qvd_db::Expiring>>),
+    Reloaded(Read<Vec<(String, String)>>),
+    Buried(Read<usize>),
     Hint(Hint),
     Control(Control),
     Shutdown(Shutdown),
@@ -67,12 +69,15 @@ pub(crate) struct Supervisor {
     controls: Option<mpsc::Receiver<Control>>,
     ready: Option<oneshot::Sender<()>>,
     lock: Option<HkdLock>,
+    known: Option<KnownHost>,
+    /// When the last confirmed sign of life before the ticker's was sent.
+    confirmed: Option<Instant>,
     node: Option<Arc<Node>>,
     effect: Option<Effect>,
     failed: Option<Error>,
     end: Option<End>,
 
-    tasks: HashMap<VmId, TaskHandle>,
+    tasks: HashMap<VmId, (Id, TaskHandle)>,
     running: JoinSet<Ended>,
     left: usize,
     /// Waiting for the last task to end.
@@ -82,10 +87,10 @@ pub(crate) struct Supervisor {
 
     subscription: Option<Subscription>,
     ticker: Option<BoxFuture<'static, String>>,
-    scan: Option<BoxFuture<'static, std::result::Result<(Findings, Vec<Foundling>), String>>>,
-    expiry: Option<BoxFuture<'static, std::result::Result<Vec<qvd_db::Expiring>, qvd_db::Error>>>,
-    reload: Option<BoxFuture<'static, std::result::Result<Vec<(String, String)>, qvd_db::Error>>>,
-    burial: Option<BoxFuture<'static, std::result::Result<Vec<VmId>, qvd_db::Error>>>,
+    scan: Option<BoxFuture<'static, Read<Scanned>>>,
+    expiry: Option<BoxFuture<'static, Read<Vec<qvd_db::Expiring>>>>,
+    reload: Option<BoxFuture<'static, Read<Vec<(String, String)>>>>,
+    burial: Option<BoxFuture<'static, Read<usize>>>,
     obeying: bool,
     scan_at: Option<Instant>,
     expiry_at: Option<Instant>,
@@ -105,6 +110,8 @@ impl Supervisor {
             config: Arc::new(LiveConfig::new(config.clone())),
             file_config: config,
             lock: None,
+            known: None,
+            confirmed: None,
             node: None,
             effect: None,
             failed: None,
@@ -165,10 +172,9 @@ impl Supervisor {
             biased;
             outcome = finished(&mut self.effect) => Wake::Effect(outcome),
             reason = finished(&mut self.ticker) => Wake::Lost(reason),
-            Some(ended) = self.running.join_next() => match ended {
-                Ok(ended) => Wake::Ended(ended),
-                // Aborted by us, or a bug that has printed itself; the row tells and is looked into.
-                Err(_) => Wake::Timer,
+            Some(ended) = self.running.join_next_with_id() => match ended {
+                Ok((_, ended)) => Wake::Ended(ended),
+                Err(error) => Wake::Broken(error),
             },
             outcome = finished(&mut self.scan) => Wake::Scanned(outcome),
             outcome = finished(&mut self.expiry) => Wake::Expiry(outcome),
@@ -184,6 +190,7 @@ impl Supervisor {
     fn on(&mut self, wake: Wake) {
         match wake {
             Wake::Effect(Ok(brought)) => self.keep(brought),
+            Wake::Effect(Err(Error::Lost { reason })) => self.on(Wake::Lost(reason)),
             Wake::Effect(Err(error)) => {
                 let text = chain(&error).to_string();
                 tracing::error!(error = %text, phase = ?self.machine.phase(), "host step failed");
@@ -191,6 +198,7 @@ impl Supervisor {
                 self.feed(HostEvent::Failed(text));
             }
             Wake::Ended(ended) => self.task_ended(ended),
+            Wake::Broken(error) => self.task_broke(&error),
             Wake::Lost(reason) => {
                 tracing::error!(%reason, "this host was taken away: killing what runs here");
                 self.feed(HostEvent::Lost(reason));
@@ -199,8 +207,8 @@ impl Supervisor {
             Wake::Expiry(outcome) => self.expire(outcome),
             Wake::Reloaded(outcome) => self.reloaded(outcome),
             Wake::Buried(outcome) => match outcome {
-                Ok(vms) if vms.is_empty() => {}
-                Ok(vms) => tracing::info!(sessions = vms.len(), "sessions of a dead router ended"),
+                Ok(0) => {}
+                Ok(sessions) => tracing::info!(sessions, "sessions of a dead router ended"),
                 Err(error) => {
                     tracing::warn!(error = %chain(&error), "cannot end the sessions of dead routers")
                 }
@@ -238,16 +246,15 @@ impl Supervisor {
                 let path = self.file_config.path("internal.hkd.lock.path");
                 self.effect = Some(async move { HkdLock::take(&path).map(Brought::Lock) }.boxed());
             }
-            HostAction::LoadHost => {
-                // Read together with the take-over, which is the next step; nothing is written before it.
-                self.effect = Some(async { Ok(Brought::Nothing) }.boxed());
-            }
+            HostAction::LoadHost => self.load_host(),
             HostAction::TakeOver => self.take_over(),
             HostAction::StartTicker => self.start_ticker(),
             HostAction::CheckDrivers => self.with_node(|node| {
                 async move { start_up::publish(&node).await.map(|()| Brought::Nothing) }.boxed()
             }),
-            HostAction::Adopt => self.with_node(|node| async move { adopt_all(&node).await }.boxed()),
+            HostAction::Adopt => self.with_node(|node| {
+                async move { looks::everything(&node).await.map(Brought::Foundlings) }.boxed()
+            }),
             HostAction::Save(state) => {
                 self.with_node(move |node| {
                     async move { start_up::save_state(&node, state).await.map(|()| Brought::Nothing) }.boxed()
@@ -266,8 +273,15 @@ impl Supervisor {
                 (self.scan_at, self.expiry_at) = (None, None);
             }
             HostAction::StopVms => self.drain(&Order::Stop),
-            HostAction::KillVms => self.drain(&Order::Kill),
-            HostAction::DisownVms => self.drain(&Order::GuardLost),
+            HostAction::KillVms => {
+                // A query that hangs holds up nobody any more.
+                self.scan = None;
+                self.drain(&Order::Kill);
+            }
+            HostAction::DisownVms => {
+                self.scan = None;
+                self.drain(&Order::GuardLost);
+            }
             HostAction::DetachVms => {
                 self.running.abort_all();
                 self.tasks.clear();
@@ -291,23 +305,34 @@ impl Supervisor {
         match brought {
             Brought::Nothing => {}
             Brought::Lock(lock) => self.lock = Some(lock),
-            Brought::Prepared(prepared) => self.settle_in(*prepared),
+            Brought::Host(host) => self.known = Some(*host),
+            Brought::TakenOver(taken) => self.settle_in(taken),
             Brought::Foundlings(foundlings) => foundlings.into_iter().for_each(|found| self.adopt(found)),
         }
         self.feed(HostEvent::Done);
     }
 
-    fn take_over(&mut self) {
-        let (Some(settings), Some(lock)) = (&self.settings, &self.lock) else { return };
+    fn load_host(&mut self) {
+        let Some(settings) = &self.settings else { return };
         let (db, config, name) = (settings.db.clone(), settings.config.clone(), settings.node_name.clone());
-        let run_token = lock.run_token();
-        let prepared = async move { start_up::take_over(db, config, &name, run_token).await };
-        self.effect = Some(prepared.map(|p| p.map(|p| Brought::Prepared(Box::new(p)))).boxed());
+        let host = async move { start_up::load_host(&db, config, &name).await };
+        self.effect = Some(host.map(|host| host.map(|host| Brought::Host(Box::new(host)))).boxed());
     }
 
-    fn settle_in(&mut self, prepared: Prepared) {
-        let Some(settings) = self.settings.take() else { return };
-        let Prepared { host, incarnation, config } = prepared;
+    fn take_over(&mut self) {
+        let (Some(settings), Some(lock), Some(known)) = (&self.settings, &self.lock, &self.known) else {
+            return;
+        };
+        let (db, host, run_token) = (settings.db.clone(), known.id, lock.run_token());
+        let rhythm = Rhythm::from_config(&known.config);
+        let taken = async move { start_up::take_over(&db, host, run_token, rhythm).await };
+        self.effect = Some(taken.map(|taken| taken.map(Brought::TakenOver)).boxed());
+    }
+
+    fn settle_in(&mut self, taken: TakenOver) {
+        let (Some(settings), Some(known)) = (self.settings.take(), self.known.take()) else { return };
+        let (host, incarnation, config) = (known.id, taken.incarnation, known.config);
+        self.confirmed = Some(taken.sent);
         tracing::info!(name = %settings.node_name, %host, incarnation, "host taken over");
         let (heavy, starting) = slot_counts(&config);
         self.machine.set_limits(host_limits(&config));
@@ -335,7 +360,7 @@ impl Supervisor {
         let Some(node) = self.node.clone() else { return };
         let (db, host, incarnation) = (node.db.clone(), node.host, node.incarnation);
         let config = Arc::clone(&self.config);
-        let confirmation = Confirmation::new(now());
+        let confirmation = Confirmation::new(self.confirmed.unwrap_or_else(now));
         let task = tokio::spawn(tick_until_lost(
             db,
             host,
@@ -353,14 +378,14 @@ impl Supervisor {
         self.begin(vm, run, Beginning::Adopt { past, driver, handle });
     }
 
-    fn begin(&mut self, vm: VmId, run: qvd_core::RunId, beginning: Beginning) {
+    fn begin(&mut self, vm: VmId, run: RunId, beginning: Beginning) {
         let Some(node) = self.node.clone() else { return };
         if self.tasks.contains_key(&vm) {
             return;
         }
         let (handle, task) = vm_task::task(node, vm, run, beginning);
-        self.tasks.insert(vm, handle);
-        self.running.spawn(task);
+        let id = self.running.spawn(task).id();
+        self.tasks.insert(vm, (id, handle));
     }
 
     fn task_ended(&mut self, ended: Ended) {
@@ -378,6 +403,15 @@ impl Supervisor {
         self.tell_when_empty();
     }
 
+    /// A bug ended a task. Its row still tells, so the next scan finds an orphan and looks into it.
+    fn task_broke(&mut self, error: &JoinError) {
+        let Some(vm) = self.tasks.iter().find(|(_, (id, _))| *id == error.id()).map(|(vm, _)| *vm) else {
+            return;
+        };
+        tracing::error!(%vm, %error, "the task of this VM broke");
+        self.task_ended(Ended { vm, outcome: Outcome::Left });
+    }
+
     /// After a hard limit: claimed like any other start, so every rule of claims holds.
     fn start_again(&self, vm: VmId) {
         let Some(node) = self.node.clone() else { return };
@@ -392,7 +426,7 @@ impl Supervisor {
 
     fn drain(&mut self, order: &Order) {
         self.draining = true;
-        self.tasks.values().for_each(|task| task.tell(order.clone()));
+        self.tasks.values().for_each(|(_, task)| task.tell(order.clone()));
     }
 
     fn tell_when_empty(&mut self) {
@@ -431,7 +465,7 @@ impl Supervisor {
         }
         if due(&self.scan_at) && self.scan.is_none() {
             self.scan_at = Some(at + config.seconds("internal.hkd.agent.vm_command_handler.delay"));
-            self.scan = Some(scan(Arc::clone(&node), self.runs()).boxed());
+            self.scan = Some(looks::scan(Arc::clone(&node), self.runs()).boxed());
         }
         if due(&self.expiry_at) && self.expiry.is_none() {
             self.expiry_at = Some(at + config.seconds("internal.hkd.agent.expiration_monitor.delay"));
@@ -450,19 +484,19 @@ impl Supervisor {
             }
             self.burial_at = Some(at + BURIAL);
             let dir = config.path("path.run").join("l7r");
-            self.burial = Some(bury(node, dir, forgotten).boxed());
+            self.burial = Some(looks::bury(node, dir, forgotten).boxed());
         }
     }
 
-    fn runs(&self) -> HashMap<VmId, qvd_core::RunId> {
-        self.tasks.iter().map(|(vm, task)| (*vm, task.run)).collect()
+    fn runs(&self) -> HashMap<VmId, RunId> {
+        self.tasks.iter().map(|(vm, (_, task))| (*vm, task.run)).collect()
     }
 
-    fn scanned(&mut self, outcome: std::result::Result<(Findings, Vec<Foundling>), String>) {
-        let (findings, foundlings) = match outcome {
-            Ok(found) => found,
+    fn scanned(&mut self, outcome: Read<Scanned>) {
+        let Scanned { findings, foundlings } = match outcome {
+            Ok(scanned) => scanned,
             Err(error) => {
-                tracing::warn!(%error, "cannot read what is to be done");
+                tracing::warn!(error = %chain(&error), "cannot read what is to be done");
                 if self.obeying {
                     self.scan_at = Some(now() + self.config.get().seconds("internal.hkd.agent.config.delay"));
                 }
@@ -473,12 +507,12 @@ impl Supervisor {
         for (vm, run) in findings.starts {
             self.begin(vm, run, Beginning::Start);
             // Accepted a moment before the node was told to end: it becomes a stop.
-            if let (false, Some(task)) = (self.obeying, self.tasks.get(&vm)) {
+            if let (false, Some((_, task))) = (self.obeying, self.tasks.get(&vm)) {
                 task.tell(Order::Stop);
             }
         }
         let tell = |vms: Vec<VmId>, order: Order| {
-            vms.iter().filter_map(|vm| self.tasks.get(vm)).for_each(|task| task.tell(order.clone()));
+            vms.iter().filter_map(|vm| self.tasks.get(vm)).for_each(|(_, task)| task.tell(order.clone()));
         };
         tell(findings.stops, Order::Stop);
         tell(findings.disowned, Order::GuardLost);
@@ -495,7 +529,7 @@ impl Supervisor {
         self.tell_when_empty();
     }
 
-    fn expire(&mut self, outcome: std::result::Result<Vec<qvd_db::Expiring>, qvd_db::Error>) {
+    fn expire(&mut self, outcome: Read<Vec<qvd_db::Expiring>>) {
         let rows = match outcome {
             Ok(rows) => rows,
             Err(error) => {
@@ -517,7 +551,7 @@ impl Supervisor {
 
     /// Whether it starts again is decided by who is connected at this moment, so that is read before the stop.
     fn stop_expired(&mut self, vm: VmId) {
-        let (Some(task), Some(node)) = (self.tasks.get(&vm), self.node.clone()) else { return };
+        let (Some((_, task)), Some(node)) = (self.tasks.get(&vm), self.node.clone()) else { return };
         if self.expired.contains_key(&vm) {
             return;
         }
@@ -541,7 +575,7 @@ impl Supervisor {
     }
 
     fn alert(&self, vm: VmId, limits: qvd_core::vma::Params) {
-        let (Some(task), Some(node)) = (self.tasks.get(&vm), self.node.clone()) else { return };
+        let (Some((_, task)), Some(node)) = (self.tasks.get(&vm), self.node.clone()) else { return };
         task.tell(Order::Alert(limits));
         let run = task.run;
         tokio::spawn(async move {
@@ -551,7 +585,7 @@ impl Supervisor {
         });
     }
 
-    fn reloaded(&mut self, outcome: std::result::Result<Vec<(String, String)>, qvd_db::Error>) {
+    fn reloaded(&mut self, outcome: Read<Vec<(String, String)>>) {
         let rows = match outcome {
             Ok(rows) => rows,
             Err(error) => {
@@ -577,12 +611,12 @@ impl Supervisor {
         if let Some(node) = &self.node {
             node.slots.resize(heavy, starting);
         }
-        self.tasks.values().for_each(|task| task.tell(Order::Reconfigure));
+        self.tasks.values().for_each(|(_, task)| task.tell(Order::Reconfigure));
     }
 
     fn report(&self) {
         let count =
-            |state: VmState| self.tasks.values().filter(|task| task.phase().vm_state() == state).count();
+            |state: VmState| self.tasks.values().filter(|(_, task)| task.phase().vm_state() == state).count();
         let counts: Vec<_> = VmState::ALL.iter().map(|state| format!("{state}={}", count(*state))).collect();
         let usage = self.node.as_ref().map(|node| node.slots.usage()).unwrap_or_default();
         tracing::info!(host = ?self.machine.phase(), vms = counts.join(" "), slots = ?usage, "report");
@@ -592,50 +626,6 @@ impl Supervisor {
 fn slot_counts(config: &Config) -> (usize, usize) {
     let count = |key: &str| usize::try_from(config.integer(key)).unwrap_or(1);
     (count("internal.hkd.max_heavy"), count("hkd.vm.starting.max"))
-}
-
-/// Everything that runs here or that a row tells of, at start-up.
-async fn adopt_all(node: &Node) -> Result<Brought> {
-    let rows = node.db.vms().of_host(node.host).await;
-    let rows = rows.map_err(|source| Error::Database { operation: "list the VMs of this host", source })?;
-    let found = adopt::inspect(node, &rows, &HashMap::new()).await;
-    found.map(Brought::Foundlings).map_err(|text| Error::Failed { text })
-}
-
-/// One scan; rows without a task are looked into at once.
-async fn scan(
-    node: Arc<Node>,
-    runs: HashMap<VmId, qvd_core::RunId>,
-) -> std::result::Result<(Findings, Vec<Foundling>), String> {
-    let findings = reconcile::scan(&node.db, node.host, node.incarnation, &runs).await;
-    let mut findings = findings.map_err(|error| chain(&error).to_string())?;
-    if findings.orphans.is_empty() {
-        return Ok((findings, Vec::new()));
-    }
-    let orphans = std::mem::take(&mut findings.orphans);
-    let mut busy = runs;
-    busy.extend(findings.starts.iter().copied());
-    match adopt::inspect(&node, &orphans, &busy).await {
-        Ok(foundlings) => Ok((findings, foundlings)),
-        Err(error) => {
-            // What was accepted must not be lost; the rows stay and are found again.
-            tracing::warn!(%error, "cannot look into VMs without a task");
-            Ok((findings, Vec::new()))
-        }
-    }
-}
-
-async fn bury(
-    node: Arc<Node>,
-    dir: std::path::PathBuf,
-    forgotten: bool,
-) -> std::result::Result<Vec<VmId>, qvd_db::Error> {
-    let host: HostId = node.host;
-    let mut freed = routers::bury_dead(&node.db, host, &dir).await?;
-    if forgotten {
-        freed.extend(routers::bury_forgotten(&node.db, host, &dir).await?);
-    }
-    Ok(freed)
 }
 
 /// Between two looks at the locks of this node's routers; touches the database only when one died.

@@ -114,7 +114,7 @@ async fn a_second_daemon_on_the_node_is_refused_in_clear_words() {
 #[tokio::test]
 async fn a_name_that_the_database_does_not_know_is_refused() {
     let site = Site::new().await;
-    site.db.hosts().delete(site.host).await.unwrap();
+    assert!(site.db.hosts().delete(site.host).await.unwrap().is_updated());
     let refused = Daemon::launch(site.settings()).ended().await.unwrap_err();
     assert!(matches!(&refused, Error::UnknownHost { name } if name == NODE), "{refused:?}");
 }

@@ -80,8 +80,9 @@ impl Site {
 
     pub(crate) fn config(&self) -> Config {
         let run_dir = self.run_dir.path().display().to_string();
-        let builder = Config::builder().set("path.run", run_dir);
-        self.settings.iter().fold(builder, |b, (key, value)| b.set(key, value)).build().unwrap()
+        let settings = self.settings.iter().map(|(key, value)| format!("{key} = {value}\n"));
+        let text = settings.chain([format!("path.run = {run_dir}\n")]).collect::<String>();
+        Config::builder().file("node.conf", text).build().unwrap()
     }
 
     /// A virtual machine of alice's, of a flavour of its own.
