@@ -14,8 +14,8 @@ use tokio_rustls::TlsAcceptor;
 use crate::counters::CounterQueue;
 use crate::error::Result;
 use crate::gate::Gate;
-use crate::metrics::Snapshot;
-use crate::sessions::Order;
+use crate::metrics::{Metrics, Snapshot};
+use crate::sessions::{Order, Sessions};
 use crate::shared::Shared;
 use crate::stream::{ClientStream, tune};
 use crate::tls::{Fingerprint, Tls};
@@ -32,26 +32,27 @@ pub struct BoundRouter {
     stop_notice: Duration,
 }
 
-/// A hand on a router that serves.
+/// A hand on a router that serves. It keeps nothing of the router alive, its place among the living included.
 #[derive(Clone, Debug)]
 pub struct RouterHandle {
-    shared: Arc<Shared>,
+    metrics: Arc<Metrics>,
+    sessions: Arc<Sessions>,
 }
 
 impl RouterHandle {
     /// What the router counted so far.
     pub fn metrics(&self) -> Snapshot {
-        self.shared.metrics.snapshot()
+        self.metrics.snapshot()
     }
 
     /// Sessions that exist now, those being brought up included.
     pub fn sessions(&self) -> usize {
-        self.shared.sessions.count()
+        self.sessions.count()
     }
 
     /// Ends all sessions. A router that was told to end waits for them otherwise.
     pub fn end_sessions(&self) {
-        self.shared.sessions.order_all(Order::Stop);
+        self.sessions.order_all(Order::Stop);
     }
 }
 
@@ -79,7 +80,7 @@ impl BoundRouter {
 
     /// A hand on it for the time that it serves.
     pub fn handle(&self) -> RouterHandle {
-        RouterHandle { shared: self.shared.clone() }
+        RouterHandle { metrics: self.shared.metrics.clone(), sessions: self.shared.sessions.clone() }
     }
 
     /// Serves until `shutdown` is done, then ends in order: health checks are told, idle connections closed, the

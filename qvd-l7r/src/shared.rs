@@ -24,7 +24,7 @@ pub(crate) struct Shared {
     pub(crate) instance: Instance,
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) counters: Counters,
-    pub(crate) metrics: Metrics,
+    pub(crate) metrics: Arc<Metrics>,
     pub(crate) throttle: Mutex<Throttle>,
     /// The router is on its way out and takes no new work.
     pub(crate) stopping: AtomicBool,
@@ -54,7 +54,7 @@ impl Shared {
             instance: parts.instance,
             sessions: Arc::default(),
             counters: parts.counters,
-            metrics: Metrics::default(),
+            metrics: Arc::default(),
             throttle: Mutex::new(parts.throttle),
             stopping: AtomicBool::new(false),
             config: RwLock::new(parts.config),

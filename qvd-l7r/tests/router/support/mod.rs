@@ -2,6 +2,7 @@
 
 mod client;
 mod desktop;
+mod log;
 mod world;
 
 use std::future::Future;
@@ -9,6 +10,7 @@ use std::time::Duration;
 
 pub(crate) use client::{Client, basic, believer, config, plain, request};
 pub(crate) use desktop::{Answer, Desktop};
+pub(crate) use log::logged;
 pub(crate) use world::{Options, PASSWORD, World, machine, publish_driver, running_host, user};
 
 /// Nothing that a test waits for takes this long.

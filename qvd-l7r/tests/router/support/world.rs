@@ -61,6 +61,7 @@ impl World {
     }
 
     pub(crate) async fn with(options: Options) -> Self {
+        super::log::listen();
         let db = Db::open(&Backend::SqliteMemory).await.unwrap();
         let (host, incarnation) = running_host(&db, "node1").await;
         let alice = user(&db, "alice").await;
@@ -98,10 +99,6 @@ impl World {
     /// A second router of the same node.
     pub(crate) async fn second_router(&self) -> Serving {
         start(&self.db, "node1", &self.config, None).await
-    }
-
-    pub(crate) fn run_dir(&self) -> PathBuf {
-        self.dir.path().join("run")
     }
 
     pub(crate) async fn client(&self) -> Client {
