@@ -96,7 +96,8 @@ impl Site {
             hypervisor: None,
         };
         let osf_id = self.db.osfs().add(osf).await.unwrap();
-        let vm = NewVm { name: name.into(), user_id: self.user, osf_id, di_tag: "default".into(), ip: None };
+        // `head`: what an image that is added with limits is about.
+        let vm = NewVm { name: name.into(), user_id: self.user, osf_id, di_tag: "head".into(), ip: None };
         self.db.vms().add(vm).await.unwrap()
     }
 
