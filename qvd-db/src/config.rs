@@ -40,7 +40,7 @@ impl ConfigRows<'_> {
     /// # Errors
     ///
     /// [`Error::Away`](crate::Error::Away).
-    pub async fn load(&self, tenant: TenantId) -> Result<Vec<(String, String)>> {
+    pub async fn load(self, tenant: TenantId) -> Result<Vec<(String, String)>> {
         const LOAD: Sql = sql!("load the configuration":
             "select key, value from configs where tenant_id = $1 order by key");
         let rows = self.db.read(&LOAD, params![tenant]).await?;
@@ -52,7 +52,7 @@ impl ConfigRows<'_> {
     /// # Errors
     ///
     /// [`Error::Invalid`](crate::Error::Invalid) for a key or value that is too long.
-    pub async fn set_all(&self, pairs: &[(String, String)]) -> Result<()> {
+    pub async fn set_all(self, pairs: &[(String, String)]) -> Result<()> {
         const SET: Sql = sql!("set configuration keys":
             "insert into configs (tenant_id, key, value) values ($1, $2, $3)
              on conflict (tenant_id, key) do update set value = excluded.value, updated_at = " NOW);
@@ -73,7 +73,7 @@ impl ConfigRows<'_> {
     /// # Errors
     ///
     /// [`Error::Away`](crate::Error::Away).
-    pub async fn delete(&self, keys: &[String]) -> Result<u64> {
+    pub async fn delete(self, keys: &[String]) -> Result<u64> {
         const DELETE: Sql = sql!("delete configuration keys":
             "delete from configs where tenant_id = $1 and key = $2 returning key");
         transaction!(self.db, |tx| {
@@ -91,7 +91,7 @@ impl ConfigRows<'_> {
     /// # Errors
     ///
     /// [`Error::Away`](crate::Error::Away).
-    pub async fn delete_all(&self) -> Result<u64> {
+    pub async fn delete_all(self) -> Result<u64> {
         const DELETE: Sql = sql!("delete all configuration keys":
             "delete from configs where tenant_id = $1 returning key");
         transaction!(self.db, |tx| {
@@ -106,7 +106,7 @@ impl ConfigRows<'_> {
     /// # Errors
     ///
     /// [`Error::Away`](crate::Error::Away).
-    pub async fn ssl(&self) -> Result<SslMaterial> {
+    pub async fn ssl(self) -> Result<SslMaterial> {
         const LOAD: Sql = sql!("load the certificates": "select key, value from ssl_configs");
         let mut material = SslMaterial::default();
         for row in self.db.read(&LOAD, params![]).await? {
@@ -128,7 +128,7 @@ impl ConfigRows<'_> {
     /// # Errors
     ///
     /// [`Error::Away`](crate::Error::Away).
-    pub async fn set_ssl(&self, material: &SslMaterial) -> Result<()> {
+    pub async fn set_ssl(self, material: &SslMaterial) -> Result<()> {
         const SET: Sql = sql!("store a certificate":
             "insert into ssl_configs (key, value) values ($1, $2)
              on conflict (key) do update set value = excluded.value, updated_at = " NOW);

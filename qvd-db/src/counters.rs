@@ -90,7 +90,7 @@ impl Counters<'_> {
     /// # Errors
     ///
     /// [`Error::Away`](crate::Error::Away); callers go on without.
-    pub async fn host(&self, id: HostId, counter: HostCounter) -> Result<()> {
+    pub async fn host(self, id: HostId, counter: HostCounter) -> Result<()> {
         let statement = match counter {
             HostCounter::HttpRequests => increment!("host_counters", "host_id", "http_requests"),
             HostCounter::AuthAttempts => increment!("host_counters", "host_id", "auth_attempts"),
@@ -107,7 +107,7 @@ impl Counters<'_> {
     /// # Errors
     ///
     /// [`Error::Away`](crate::Error::Away); callers go on without.
-    pub async fn vm(&self, id: VmId, counter: VmCounter) -> Result<()> {
+    pub async fn vm(self, id: VmId, counter: VmCounter) -> Result<()> {
         let statement = match counter {
             VmCounter::RunAttempts => increment!("vm_counters", "vm_id", "run_attempts"),
             VmCounter::RunOk => increment!("vm_counters", "vm_id", "run_ok"),
@@ -120,7 +120,7 @@ impl Counters<'_> {
     /// # Errors
     ///
     /// [`Error::Away`](crate::Error::Away).
-    pub async fn hosts(&self) -> Result<Vec<HostCounts>> {
+    pub async fn hosts(self) -> Result<Vec<HostCounts>> {
         const LIST: Sql = sql!("list host counters":
             "select host_id, http_requests, auth_attempts, auth_ok, nx_attempts, nx_ok, short_sessions
              from host_counters order by host_id");
@@ -145,7 +145,7 @@ impl Counters<'_> {
     /// # Errors
     ///
     /// [`Error::Away`](crate::Error::Away).
-    pub async fn vms(&self) -> Result<Vec<VmCounts>> {
+    pub async fn vms(self) -> Result<Vec<VmCounts>> {
         const LIST: Sql = sql!("list VM counters":
             "select vm_id, run_attempts, run_ok from vm_counters order by vm_id");
         let rows = self.db.read(&LIST, params![]).await?;

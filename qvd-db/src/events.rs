@@ -57,7 +57,7 @@ impl Events<'_> {
     /// # Errors
     ///
     /// [`Error::Away`](crate::Error::Away); callers go on without.
-    pub async fn append(&self, event: NewEvent) -> Result<()> {
+    pub async fn append(self, event: NewEvent) -> Result<()> {
         const APPEND: Sql = sql!("write the journal":
             "insert into events (host_id, vm_id, kind, from_state, to_state, detail)
              values ($1, $2, $3, $4, $5, $6" AS_JSON ")");
@@ -70,7 +70,7 @@ impl Events<'_> {
     /// # Errors
     ///
     /// [`Error::Away`](crate::Error::Away).
-    pub async fn of_vm(&self, id: VmId, limit: u32) -> Result<Vec<Event>> {
+    pub async fn of_vm(self, id: VmId, limit: u32) -> Result<Vec<Event>> {
         const OF_VM: Sql = sql!("read the journal":
             "select id, at, host_id, vm_id, kind, from_state, to_state, detail" JSON_TEXT " as detail
              from events where vm_id = $1 order by id desc limit $2");
@@ -82,7 +82,7 @@ impl Events<'_> {
     /// # Errors
     ///
     /// [`Error::Away`](crate::Error::Away).
-    pub async fn of_host(&self, id: HostId, limit: u32) -> Result<Vec<Event>> {
+    pub async fn of_host(self, id: HostId, limit: u32) -> Result<Vec<Event>> {
         const OF_HOST: Sql = sql!("read the journal":
             "select id, at, host_id, vm_id, kind, from_state, to_state, detail" JSON_TEXT " as detail
              from events where host_id = $1 order by id desc limit $2");
@@ -94,7 +94,7 @@ impl Events<'_> {
     /// # Errors
     ///
     /// [`Error::Away`](crate::Error::Away).
-    pub async fn prune(&self, before: SystemTime) -> Result<u64> {
+    pub async fn prune(self, before: SystemTime) -> Result<u64> {
         const PRUNE: Sql = sql!("prune the journal": "delete from events where at < $1 returning id");
         Ok(self.db.write(&PRUNE, params![before]).await?.len() as u64)
     }

@@ -95,5 +95,6 @@ pub use properties::{Owner, PropertyTables};
 pub use sessions::{NewSession, Sessions};
 pub use users::Users;
 pub use vms::{
-    AddressRange, BlockedBy, Claimant, Expiring, LaunchRow, LimitChange, NewVm, Pending, VmChanges, VmOverview, Vms,
+    AddressRange, BlockedBy, Claimant, Expiring, LaunchRow, LimitChange, NewVm, Pending, VmChanges,
+    VmOverview, Vms,
 };

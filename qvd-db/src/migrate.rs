@@ -16,7 +16,7 @@ use crate::value::params;
 
 /// Every migration: its number, what it does, its text for PostgreSQL and for SQLite. Once released, a text never
 /// changes: what is applied is compared with it.
-const MIGRATIONS: &[(i64, &str, &str, &str)] = &[(
+pub(crate) const MIGRATIONS: &[(i64, &str, &str, &str)] = &[(
     1,
     "initial",
     include_str!("../migrations/postgres/0001_initial.sql"),

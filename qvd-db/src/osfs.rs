@@ -48,7 +48,7 @@ impl Osfs<'_> {
     /// # Errors
     ///
     /// [`Error::Duplicate`] of `OSF name`; [`Error::Invalid`] for a value out of range; [`Error::Missing`] tenant.
-    pub async fn add(&self, osf: NewOsf) -> Result<OsfId> {
+    pub async fn add(self, osf: NewOsf) -> Result<OsfId> {
         const INSERT: Sql = sql!("add an OSF":
             "insert into osfs (tenant_id, name, memory_mib, use_overlay, home_mib, hypervisor)
              values ($1, $2, $3, $4, $5, $6) returning id");
@@ -70,7 +70,7 @@ impl Osfs<'_> {
     /// # Errors
     ///
     /// [`Error::Away`].
-    pub async fn list(&self) -> Result<Vec<Osf>> {
+    pub async fn list(self) -> Result<Vec<Osf>> {
         const LIST: Sql = sql!("list OSFs": "select " OSF " from osfs order by id");
         self.db.read(&LIST, params![]).await?.iter().map(osf).collect()
     }
@@ -80,7 +80,7 @@ impl Osfs<'_> {
     /// # Errors
     ///
     /// [`Error::Away`].
-    pub async fn load(&self, id: OsfId) -> Result<Option<Osf>> {
+    pub async fn load(self, id: OsfId) -> Result<Option<Osf>> {
         const BY_ID: Sql = sql!("load an OSF": "select " OSF " from osfs where id = $1");
         self.db.read_one(&BY_ID, params![id]).await?.as_ref().map(osf).transpose()
     }
@@ -90,7 +90,7 @@ impl Osfs<'_> {
     /// # Errors
     ///
     /// [`Error::Away`].
-    pub async fn by_name(&self, tenant: TenantId, name: &str) -> Result<Option<Osf>> {
+    pub async fn by_name(self, tenant: TenantId, name: &str) -> Result<Option<Osf>> {
         const BY_NAME: Sql =
             sql!("load an OSF": "select " OSF " from osfs where tenant_id = $1 and name = $2");
         self.db.read_one(&BY_NAME, params![tenant, name]).await?.as_ref().map(osf).transpose()
@@ -101,7 +101,7 @@ impl Osfs<'_> {
     /// # Errors
     ///
     /// [`Error::InUse`] while there are virtual machines of it.
-    pub async fn delete(&self, id: OsfId) -> Result<Guard<()>> {
+    pub async fn delete(self, id: OsfId) -> Result<Guard<()>> {
         const LOOK: Sql = sql!("look at an OSF":
             "select name, (select count(*) from vms where osf_id = osfs.id) as vms from osfs where id = $1");
         const IMAGES: Sql = sql!("delete the DIs of an OSF": "delete from dis where osf_id = $1");

@@ -43,7 +43,7 @@ impl Placements<'_> {
     /// # Errors
     ///
     /// [`Error::Away`](crate::Error::Away); callers go on without.
-    pub async fn record(&self, vm: VmId, plugin: &str, inputs: &str, chosen: Option<HostId>) -> Result<()> {
+    pub async fn record(self, vm: VmId, plugin: &str, inputs: &str, chosen: Option<HostId>) -> Result<()> {
         const INSERT: Sql = sql!("record a placement":
             "insert into placement_decisions (vm_id, plugin, inputs, host_id) values ($1, $2, $3" AS_JSON ", $4)");
         const TRIM: Sql = sql!("forget old placements":
@@ -61,7 +61,7 @@ impl Placements<'_> {
     /// # Errors
     ///
     /// [`Error::Away`](crate::Error::Away).
-    pub async fn of_vm(&self, vm: VmId, limit: u32) -> Result<Vec<Placement>> {
+    pub async fn of_vm(self, vm: VmId, limit: u32) -> Result<Vec<Placement>> {
         const OF_VM: Sql = sql!("read placements":
             "select at, vm_id, plugin, inputs" JSON_TEXT " as inputs, host_id
              from placement_decisions where vm_id = $1 order by id desc limit $2");

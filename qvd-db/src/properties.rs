@@ -91,7 +91,7 @@ impl PropertyTables<'_> {
     /// # Errors
     ///
     /// [`Error::Away`].
-    pub async fn get(&self, owner: Owner) -> Result<Properties> {
+    pub async fn get(self, owner: Owner) -> Result<Properties> {
         let (table, id) = owner.table();
         let rows = self.db.read(&table.load, params![id]).await?;
         rows.iter().map(|row| Ok((row.get("key")?, row.get("value")?))).collect()
@@ -102,7 +102,7 @@ impl PropertyTables<'_> {
     /// # Errors
     ///
     /// [`Error::Missing`] owner; [`Error::Invalid`] for a key or value that is too long.
-    pub async fn set(&self, owner: Owner, key: &str, value: &str) -> Result<()> {
+    pub async fn set(self, owner: Owner, key: &str, value: &str) -> Result<()> {
         let (table, id) = owner.table();
         let written = self.db.write(&table.set, params![id, key, value]).await;
         written.map(drop).map_err(|e| {
@@ -116,7 +116,7 @@ impl PropertyTables<'_> {
     /// # Errors
     ///
     /// [`Error::Away`].
-    pub async fn delete(&self, owner: Owner, key: &str) -> Result<Guard<()>> {
+    pub async fn delete(self, owner: Owner, key: &str) -> Result<Guard<()>> {
         let (table, id) = owner.table();
         let rows = self.db.write(&table.delete, params![id, key]).await?;
         Ok(if rows.is_empty() { Guard::NotFound } else { Guard::Updated(()) })
@@ -128,7 +128,7 @@ impl PropertyTables<'_> {
     /// # Errors
     ///
     /// [`Error::Away`].
-    pub async fn merged_for_vm(&self, runtime: &VmRuntime) -> Result<Properties> {
+    pub async fn merged_for_vm(self, runtime: &VmRuntime) -> Result<Properties> {
         const MERGED: Sql = sql!("load the properties of a VM":
             "select 1 as rank, p.key, p.value from osf_properties p join vms v on v.osf_id = p.osf_id where v.id = $1
              union all select 2, key, value from di_properties where di_id = $2

@@ -54,7 +54,7 @@ impl Sessions<'_> {
     /// # Errors
     ///
     /// [`Error::Away`](crate::Error::Away).
-    pub async fn acquire(&self, vm: VmId, session: NewSession) -> Result<Guard<VmRuntime>> {
+    pub async fn acquire(self, vm: VmId, session: NewSession) -> Result<Guard<VmRuntime>> {
         const ACQUIRE: Sql = sql!("acquire a VM's session":
             "update vm_runtimes
              set user_state = 'connecting', user_state_ts = " NOW ", user_cmd = null, user_cmd_ts = null,
@@ -76,7 +76,7 @@ impl Sessions<'_> {
     /// # Errors
     ///
     /// [`Error::Away`](crate::Error::Away).
-    pub async fn request_abort(&self, vm: VmId, seen: SessionId) -> Result<Guard<()>> {
+    pub async fn request_abort(self, vm: VmId, seen: SessionId) -> Result<Guard<()>> {
         const ABORT: Sql = sql!("ask a session to end":
             "update vm_runtimes set user_cmd = 'abort', user_cmd_ts = " NOW ", version = version + 1
              where vm_id = $1 and session_id = $2 and user_state <> 'disconnected'
@@ -89,7 +89,7 @@ impl Sessions<'_> {
     /// # Errors
     ///
     /// [`Error::Away`](crate::Error::Away).
-    pub async fn abort_user(&self, vm: VmId) -> Result<Guard<()>> {
+    pub async fn abort_user(self, vm: VmId) -> Result<Guard<()>> {
         const ABORT: Sql = sql!("disconnect a user":
             "update vm_runtimes set user_cmd = 'abort', user_cmd_ts = " NOW ", version = version + 1
              where vm_id = $1 and user_state <> 'disconnected'
@@ -102,7 +102,7 @@ impl Sessions<'_> {
     /// # Errors
     ///
     /// [`Error::Away`](crate::Error::Away).
-    pub async fn commit(&self, vm: VmId, session: SessionId) -> Result<Guard<()>> {
+    pub async fn commit(self, vm: VmId, session: SessionId) -> Result<Guard<()>> {
         const COMMIT: Sql = sql!("commit a session":
             "update vm_runtimes set user_state = 'connected', user_state_ts = " NOW ", version = version + 1
              where vm_id = $1 and session_id = $2 and user_state = 'connecting' and user_cmd is null
@@ -116,7 +116,7 @@ impl Sessions<'_> {
     /// # Errors
     ///
     /// [`Error::Away`](crate::Error::Away).
-    pub async fn release(&self, vm: VmId, session: SessionId) -> Result<Guard<()>> {
+    pub async fn release(self, vm: VmId, session: SessionId) -> Result<Guard<()>> {
         const RELEASE: Sql = sql!("release a session":
             "update vm_runtimes
              set user_state = 'disconnected', user_state_ts = " NOW ", user_cmd = null, user_cmd_ts = null,
@@ -130,7 +130,7 @@ impl Sessions<'_> {
     /// # Errors
     ///
     /// [`Error::Away`](crate::Error::Away).
-    pub async fn aborted(&self, l7r_host: HostId, instance: Uuid) -> Result<Vec<(VmId, SessionId)>> {
+    pub async fn aborted(self, l7r_host: HostId, instance: Uuid) -> Result<Vec<(VmId, SessionId)>> {
         const ABORTED: Sql = sql!("look for sessions to end":
             "select vm_id, session_id from vm_runtimes
              where l7r_host_id = $1 and l7r_instance = $2 and user_cmd = 'abort' order by vm_id");
@@ -143,7 +143,7 @@ impl Sessions<'_> {
     /// # Errors
     ///
     /// [`Error::Away`](crate::Error::Away).
-    pub async fn release_instance(&self, l7r_host: HostId, instance: Uuid) -> Result<Vec<VmId>> {
+    pub async fn release_instance(self, l7r_host: HostId, instance: Uuid) -> Result<Vec<VmId>> {
         const RELEASE: Sql = sql!("release the sessions of a dead router":
             "update vm_runtimes
              set user_state = 'disconnected', user_state_ts = " NOW ", user_cmd = null, user_cmd_ts = null,
@@ -164,14 +164,14 @@ impl Sessions<'_> {
     /// # Errors
     ///
     /// [`Error::Away`](crate::Error::Away).
-    pub async fn instances(&self, l7r_host: HostId) -> Result<Vec<Uuid>> {
+    pub async fn instances(self, l7r_host: HostId) -> Result<Vec<Uuid>> {
         const INSTANCES: Sql = sql!("look for routers with sessions":
             "select distinct l7r_instance from vm_runtimes where l7r_host_id = $1");
         let rows = self.db.read(&INSTANCES, params![l7r_host]).await?;
         rows.iter().map(|row| row.get("l7r_instance")).collect()
     }
 
-    async fn abort(&self, vm: VmId, sql: &Sql, params: Vec<Value>) -> Result<Guard<()>> {
+    async fn abort(self, vm: VmId, sql: &Sql, params: Vec<Value>) -> Result<Guard<()>> {
         let row = transaction!(self.db, |tx| {
             let row = tx.row(sql, params.clone()).await?;
             if let Some(router) = row.as_ref().map(|row| row.find("l7r_host_id")).transpose()?.flatten() {
@@ -182,7 +182,7 @@ impl Sessions<'_> {
         self.outcome(vm, row).await
     }
 
-    async fn told(&self, vm: VmId, sql: &Sql, params: Vec<Value>) -> Result<Guard<()>> {
+    async fn told(self, vm: VmId, sql: &Sql, params: Vec<Value>) -> Result<Guard<()>> {
         let row = transaction!(self.db, |tx| {
             let row = tx.row(sql, params.clone()).await?;
             if let Some(row) = &row {
@@ -193,7 +193,7 @@ impl Sessions<'_> {
         self.outcome(vm, row).await
     }
 
-    async fn outcome(&self, vm: VmId, written: Option<Row>) -> Result<Guard<()>> {
+    async fn outcome(self, vm: VmId, written: Option<Row>) -> Result<Guard<()>> {
         if written.is_some() {
             return Ok(Guard::Updated(()));
         }

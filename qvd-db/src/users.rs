@@ -31,7 +31,7 @@ impl Users<'_> {
     ///
     /// [`Error::Duplicate`] of `user login`; [`Error::Invalid`] for an empty or too long login;
     /// [`Error::Missing`] tenant.
-    pub async fn add(&self, tenant: TenantId, login: &str, password_hash: Option<&str>) -> Result<UserId> {
+    pub async fn add(self, tenant: TenantId, login: &str, password_hash: Option<&str>) -> Result<UserId> {
         const INSERT: Sql = sql!("add a user":
             "insert into users (tenant_id, login, password_hash) values ($1, $2, $3) returning id");
         let rows = self.db.write(&INSERT, params![tenant, login, password_hash]).await.map_err(|e| {
@@ -47,7 +47,7 @@ impl Users<'_> {
     /// # Errors
     ///
     /// [`Error::Away`].
-    pub async fn by_login(&self, tenant: TenantId, login: &str) -> Result<Option<User>> {
+    pub async fn by_login(self, tenant: TenantId, login: &str) -> Result<Option<User>> {
         const BY_LOGIN: Sql =
             sql!("load a user": "select " USER " from users where tenant_id = $1 and login = $2");
         self.db.read_one(&BY_LOGIN, params![tenant, login]).await?.as_ref().map(user).transpose()
@@ -58,7 +58,7 @@ impl Users<'_> {
     /// # Errors
     ///
     /// [`Error::Away`].
-    pub async fn load(&self, id: UserId) -> Result<Option<User>> {
+    pub async fn load(self, id: UserId) -> Result<Option<User>> {
         const BY_ID: Sql = sql!("load a user": "select " USER " from users where id = $1");
         self.db.read_one(&BY_ID, params![id]).await?.as_ref().map(user).transpose()
     }
@@ -68,7 +68,7 @@ impl Users<'_> {
     /// # Errors
     ///
     /// [`Error::Away`].
-    pub async fn list(&self) -> Result<Vec<User>> {
+    pub async fn list(self) -> Result<Vec<User>> {
         const LIST: Sql = sql!("list users": "select " USER " from users order by id");
         self.db.read(&LIST, params![]).await?.iter().map(user).collect()
     }
@@ -80,7 +80,7 @@ impl Users<'_> {
     ///
     /// [`Error::Away`].
     pub async fn set_password_hash(
-        &self,
+        self,
         id: UserId,
         expected: Option<&str>,
         hash: &str,
@@ -97,7 +97,7 @@ impl Users<'_> {
     /// # Errors
     ///
     /// [`Error::Away`].
-    pub async fn set_blocked(&self, id: UserId, blocked: bool) -> Result<Guard<()>> {
+    pub async fn set_blocked(self, id: UserId, blocked: bool) -> Result<Guard<()>> {
         const SET: Sql = sql!("block a user":
             "update users set blocked = $2, updated_at = " NOW ", version = version + 1 where id = $1 returning id");
         let rows = self.db.write(&SET, params![id, blocked]).await?;
@@ -109,7 +109,7 @@ impl Users<'_> {
     /// # Errors
     ///
     /// [`Error::InUse`], with the number of virtual machines.
-    pub async fn delete(&self, id: UserId) -> Result<Guard<()>> {
+    pub async fn delete(self, id: UserId) -> Result<Guard<()>> {
         const LOOK: Sql = sql!("look at a user":
             "select login, (select count(*) from vms where user_id = users.id) as vms from users where id = $1");
         const DELETE: Sql = sql!("delete a user": "delete from users where id = $1");
@@ -127,7 +127,7 @@ impl Users<'_> {
         })
     }
 
-    async fn outcome(&self, id: UserId, rows: Vec<Row>) -> Result<Guard<()>> {
+    async fn outcome(self, id: UserId, rows: Vec<Row>) -> Result<Guard<()>> {
         if !rows.is_empty() {
             return Ok(Guard::Updated(()));
         }

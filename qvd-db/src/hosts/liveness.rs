@@ -39,7 +39,7 @@ impl Hosts<'_> {
     ///
     /// [`Error::Away`](crate::Error::Away).
     pub async fn tick(
-        &self,
+        self,
         id: HostId,
         incarnation: i64,
         lease: Duration,
@@ -72,7 +72,7 @@ impl Hosts<'_> {
     /// # Errors
     ///
     /// [`Error::Away`](crate::Error::Away).
-    pub async fn set_state(&self, id: HostId, incarnation: i64, state: HostState) -> Result<Guard<()>> {
+    pub async fn set_state(self, id: HostId, incarnation: i64, state: HostState) -> Result<Guard<()>> {
         const SET: Sql = sql!("save the host's state":
             "update host_runtimes
              set state = $3, state_ts = case when state = $3 then state_ts else " NOW " end,
@@ -88,7 +88,7 @@ impl Hosts<'_> {
     ///
     /// [`Error::Away`](crate::Error::Away).
     pub async fn publish_capacity(
-        &self,
+        self,
         id: HostId,
         incarnation: i64,
         usable_ram: Mebibytes,
@@ -116,7 +116,7 @@ impl Hosts<'_> {
     /// # Errors
     ///
     /// [`Error::Away`](crate::Error::Away).
-    pub async fn take_command(&self, id: HostId, incarnation: i64) -> Result<Option<HostCommand>> {
+    pub async fn take_command(self, id: HostId, incarnation: i64) -> Result<Option<HostCommand>> {
         const LOOK: Sql = sql!("look for a command":
             "select cmd from host_runtimes where host_id = $1 and incarnation = $2 and cmd is not null");
         const LOCK: Sql = sql!("take a command":
@@ -140,7 +140,7 @@ impl Hosts<'_> {
     ///
     /// [`Error::Away`](crate::Error::Away).
     pub async fn record_failure(
-        &self,
+        self,
         id: HostId,
         incarnation: i64,
         text: &str,
@@ -164,7 +164,7 @@ impl Hosts<'_> {
     /// # Errors
     ///
     /// [`Error::Away`](crate::Error::Away).
-    pub async fn record_success(&self, id: HostId, incarnation: i64) -> Result<Guard<()>> {
+    pub async fn record_success(self, id: HostId, incarnation: i64) -> Result<Guard<()>> {
         const WELL: Sql = sql!("record a success of the host":
             "update host_runtimes set fail_count = 0, version = version + 1
              where host_id = $1 and incarnation = $2 returning host_id");
@@ -173,7 +173,7 @@ impl Hosts<'_> {
     }
 
     /// Tells a row that another owns from one that is not there.
-    async fn outcome(&self, id: HostId, rows: Vec<Row>) -> Result<Guard<()>> {
+    async fn outcome(self, id: HostId, rows: Vec<Row>) -> Result<Guard<()>> {
         const EXISTS: Sql = sql!("look for a host": "select host_id from host_runtimes where host_id = $1");
         if !rows.is_empty() {
             return Ok(Guard::Updated(()));

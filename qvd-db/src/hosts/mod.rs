@@ -56,7 +56,7 @@ impl Hosts<'_> {
     /// # Errors
     ///
     /// [`Error::Duplicate`] of `host name` or `host address`.
-    pub async fn add(&self, host: NewHost) -> Result<HostId> {
+    pub async fn add(self, host: NewHost) -> Result<HostId> {
         const INSERT: Sql = sql!("add a host":
             "insert into hosts (name, address, frontend, backend) values ($1, $2, $3, $4) returning id");
         const RUNTIME: Sql =
@@ -82,7 +82,7 @@ impl Hosts<'_> {
     /// # Errors
     ///
     /// [`Error::Away`].
-    pub async fn list(&self) -> Result<Vec<Host>> {
+    pub async fn list(self) -> Result<Vec<Host>> {
         const LIST: Sql = sql!("list hosts":
             "select " HOST " from hosts h join host_runtimes r on r.host_id = h.id order by h.id");
         self.db.read(&LIST, params![]).await?.iter().map(host).collect()
@@ -93,7 +93,7 @@ impl Hosts<'_> {
     /// # Errors
     ///
     /// [`Error::Away`].
-    pub async fn by_name(&self, name: &str) -> Result<Option<Host>> {
+    pub async fn by_name(self, name: &str) -> Result<Option<Host>> {
         const BY_NAME: Sql = sql!("load a host":
             "select " HOST " from hosts h join host_runtimes r on r.host_id = h.id where h.name = $1");
         self.db.read_one(&BY_NAME, params![name]).await?.as_ref().map(host).transpose()
@@ -104,7 +104,7 @@ impl Hosts<'_> {
     /// # Errors
     ///
     /// [`Error::Away`].
-    pub async fn load(&self, id: HostId) -> Result<Option<Host>> {
+    pub async fn load(self, id: HostId) -> Result<Option<Host>> {
         const BY_ID: Sql = sql!("load a host":
             "select " HOST " from hosts h join host_runtimes r on r.host_id = h.id where h.id = $1");
         self.db.read_one(&BY_ID, params![id]).await?.as_ref().map(host).transpose()
@@ -115,7 +115,7 @@ impl Hosts<'_> {
     /// # Errors
     ///
     /// [`Error::Away`].
-    pub async fn set_blocked(&self, id: HostId, blocked: bool) -> Result<Guard<()>> {
+    pub async fn set_blocked(self, id: HostId, blocked: bool) -> Result<Guard<()>> {
         const BLOCK: Sql = sql!("block a host":
             "update host_runtimes set blocked = true, blocked_by = coalesce(blocked_by, 'admin'), version = version + 1
              where host_id = $1 returning host_id");
@@ -136,7 +136,7 @@ impl Hosts<'_> {
     /// # Errors
     ///
     /// [`Error::Away`].
-    pub async fn order(&self, id: HostId, command: HostCommand) -> Result<Guard<()>> {
+    pub async fn order(self, id: HostId, command: HostCommand) -> Result<Guard<()>> {
         const ORDER: Sql = sql!("order a host":
             "update host_runtimes set cmd = $2, version = version + 1 where host_id = $1 returning host_id");
         transaction!(self.db, |tx| {
@@ -151,7 +151,7 @@ impl Hosts<'_> {
     /// # Errors
     ///
     /// [`Error::InUse`] while virtual machines or sessions are on it, [`Error::Refused`] while it is not stopped.
-    pub async fn delete(&self, id: HostId) -> Result<Guard<()>> {
+    pub async fn delete(self, id: HostId) -> Result<Guard<()>> {
         const LOOK: Sql = sql!("look at a host":
             "select h.name, r.state,
                     (select count(*) from vm_runtimes v where v.host_id = h.id) as vms,
@@ -185,7 +185,7 @@ impl Hosts<'_> {
     /// # Errors
     ///
     /// [`Error::Away`].
-    pub async fn candidates(&self, driver: Option<&str>) -> Result<Vec<HostSnapshot>> {
+    pub async fn candidates(self, driver: Option<&str>) -> Result<Vec<HostSnapshot>> {
         // No lease is that long: the host's own lease decides.
         self.candidates_reporting_within(driver, Duration::from_secs(365 * 24 * 3600)).await
     }
@@ -196,7 +196,7 @@ impl Hosts<'_> {
     ///
     /// [`Error::Away`].
     pub async fn candidates_reporting_within(
-        &self,
+        self,
         driver: Option<&str>,
         within: Duration,
     ) -> Result<Vec<HostSnapshot>> {

@@ -39,7 +39,7 @@ impl Hosts<'_> {
     /// # Errors
     ///
     /// [`Error::Away`](crate::Error::Away).
-    pub async fn mark_lost(&self, id: HostId, seen: Seen) -> Result<Guard<()>> {
+    pub async fn mark_lost(self, id: HostId, seen: Seen) -> Result<Guard<()>> {
         const LOST: Sql = sql!("mark a host lost":
             "update host_runtimes set state = 'lost', state_ts = " NOW ", version = version + 1
              where host_id = $1 and incarnation = $2 and ok_ts = $3 and lease_until < " NOW "
@@ -58,7 +58,7 @@ impl Hosts<'_> {
     /// # Errors
     ///
     /// [`Error::Away`](crate::Error::Away).
-    pub async fn release(&self, id: HostId, seen: Seen) -> Result<Guard<Released>> {
+    pub async fn release(self, id: HostId, seen: Seen) -> Result<Guard<Released>> {
         const LOCK: Sql = sql!("look at a lost host":
             "select host_id, (state = 'lost' and incarnation = $2 and ok_ts = $3 and fence_until < " NOW ") as gone
              from host_runtimes where host_id = $1" FOR_UPDATE);

@@ -56,7 +56,7 @@ impl Hosts<'_> {
     ///
     /// [`Error::Refused`], naming host, machine, address and the seconds left, when somebody else may live there;
     /// [`Error::Missing`]; [`Error::Away`].
-    pub async fn take_over(&self, id: HostId, me: TakeOver) -> Result<TakenOver> {
+    pub async fn take_over(self, id: HostId, me: TakeOver) -> Result<TakenOver> {
         let seen = match self.try_take(id, &me, None).await? {
             Attempt::Taken(taken) => return Ok(taken),
             Attempt::Watch(seen) => seen,
@@ -69,7 +69,7 @@ impl Hosts<'_> {
         }
     }
 
-    async fn try_take(&self, id: HostId, me: &TakeOver, watched: Option<Occupant>) -> Result<Attempt> {
+    async fn try_take(self, id: HostId, me: &TakeOver, watched: Option<Occupant>) -> Result<Attempt> {
         const LOCK: Sql = sql!("look at the host's row":
             "select host_id, state, incarnation, run_token, machine_id, boot_id, ok_ts, fence_until, " NOW " as now
              from host_runtimes where host_id = $1" FOR_UPDATE);

@@ -73,7 +73,7 @@ impl Images<'_> {
     /// # Errors
     ///
     /// As [`Images::stage`].
-    pub async fn add(&self, image: NewImage) -> Result<DiskImage> {
+    pub async fn add(self, image: NewImage) -> Result<DiskImage> {
         let staged = self.stage(image).await?;
         match self.publish(staged.id, Expirations::default()).await? {
             Guard::Updated(published) => Ok(published.image),
@@ -90,12 +90,12 @@ impl Images<'_> {
     ///
     /// [`Error::Missing`] flavour; [`Error::Refused`] when it has an image of that version, or no number is left
     /// today; [`Error::Invalid`] file name or format.
-    pub async fn stage(&self, image: NewImage) -> Result<DiskImage> {
+    pub async fn stage(self, image: NewImage) -> Result<DiskImage> {
         self.stage_on(image, versions::today()).await
     }
 
     /// As [`Images::stage`], on a given day (`YYYY-MM-DD`).
-    pub(crate) async fn stage_on(&self, image: NewImage, day: String) -> Result<DiskImage> {
+    pub(crate) async fn stage_on(self, image: NewImage, day: String) -> Result<DiskImage> {
         const TAKEN: Sql = sql!("list the versions of an OSF":
             "select version as name from dis where osf_id = $1 union select tag from di_tags where osf_id = $1");
         const INSERT: Sql = sql!("add a DI":
@@ -147,7 +147,7 @@ impl Images<'_> {
     /// # Errors
     ///
     /// [`Error::Away`].
-    pub async fn publish(&self, id: DiId, expirations: Expirations) -> Result<Guard<Published>> {
+    pub async fn publish(self, id: DiId, expirations: Expirations) -> Result<Guard<Published>> {
         const OSF_OF: Sql = sql!("look at a DI": "select osf_id from dis where id = $1");
         const READY: Sql = sql!("publish a DI":
             "update dis set state = 'ready', updated_at = " NOW ", row_version = row_version + 1
@@ -175,7 +175,7 @@ impl Images<'_> {
     /// # Errors
     ///
     /// [`Error::Away`].
-    pub async fn discard(&self, id: DiId) -> Result<Guard<()>> {
+    pub async fn discard(self, id: DiId) -> Result<Guard<()>> {
         const DISCARD: Sql =
             sql!("discard a DI": "delete from dis where id = $1 and state = 'staging' returning id");
         if !self.db.write(&DISCARD, params![id]).await?.is_empty() {
@@ -189,7 +189,7 @@ impl Images<'_> {
     /// # Errors
     ///
     /// [`Error::Away`].
-    pub async fn staged_before(&self, time: SystemTime) -> Result<Vec<DiskImage>> {
+    pub async fn staged_before(self, time: SystemTime) -> Result<Vec<DiskImage>> {
         const STAGED: Sql = sql!("look for abandoned DIs":
             "select " DI " from dis d where d.state = 'staging' and d.created_at < $1 order by d.id");
         self.db.read(&STAGED, params![time]).await?.iter().map(|row| image(row, Vec::new())).collect()
@@ -200,7 +200,7 @@ impl Images<'_> {
     /// # Errors
     ///
     /// [`Error::Away`].
-    pub async fn list(&self) -> Result<Vec<DiskImage>> {
+    pub async fn list(self) -> Result<Vec<DiskImage>> {
         const LIST: Sql =
             sql!("list DIs": "select " DI " from dis d where d.state <> 'staging' order by d.id");
         const TAGS: Sql = sql!("list DI tags": "select di_id, tag, fixed from di_tags order by tag");
@@ -217,7 +217,7 @@ impl Images<'_> {
     /// # Errors
     ///
     /// [`Error::Away`].
-    pub async fn load(&self, id: DiId) -> Result<Option<DiskImage>> {
+    pub async fn load(self, id: DiId) -> Result<Option<DiskImage>> {
         const LOAD: Sql = sql!("load a DI": "select " DI " from dis d where d.id = $1");
         let Some(row) = self.db.read_one(&LOAD, params![id]).await? else { return Ok(None) };
         Ok(Some(image(&row, self.tags_of(id).await?)?))
@@ -228,7 +228,7 @@ impl Images<'_> {
     /// # Errors
     ///
     /// [`Error::Away`].
-    pub async fn resolve(&self, osf: OsfId, tag: &str) -> Result<Option<DiskImage>> {
+    pub async fn resolve(self, osf: OsfId, tag: &str) -> Result<Option<DiskImage>> {
         const RESOLVE: Sql = sql!("find the DI of a tag":
             "select " DI " from dis d join di_tags t on t.di_id = d.id
              where t.osf_id = $1 and t.tag = $2 and d.state = 'ready' and not d.blocked");
@@ -242,7 +242,7 @@ impl Images<'_> {
     /// # Errors
     ///
     /// [`Error::Away`].
-    pub async fn set_blocked(&self, id: DiId, blocked: bool) -> Result<Guard<()>> {
+    pub async fn set_blocked(self, id: DiId, blocked: bool) -> Result<Guard<()>> {
         const SET: Sql = sql!("block a DI":
             "update dis set blocked = $2, updated_at = " NOW ", row_version = row_version + 1 where id = $1 returning id");
         let rows = self.db.write(&SET, params![id, blocked]).await?;
@@ -255,7 +255,7 @@ impl Images<'_> {
     /// # Errors
     ///
     /// [`Error::InUse`] while a virtual machine runs from it.
-    pub async fn delete(&self, id: DiId) -> Result<Guard<()>> {
+    pub async fn delete(self, id: DiId) -> Result<Guard<()>> {
         const LOOK: Sql = sql!("look at a DI":
             "select osf_id, (select count(*) from vm_runtimes where current_di_id = $1) as runs from dis where id = $1");
         const HEIR: Sql = sql!("find the latest DI":
@@ -284,7 +284,7 @@ impl Images<'_> {
         })
     }
 
-    async fn tags_of(&self, id: DiId) -> Result<Vec<DiTag>> {
+    async fn tags_of(self, id: DiId) -> Result<Vec<DiTag>> {
         const TAGS: Sql =
             sql!("load the tags of a DI": "select tag, fixed from di_tags where di_id = $1 order by tag");
         self.db.read(&TAGS, params![id]).await?.iter().map(tag).collect()

@@ -29,7 +29,7 @@ impl Images<'_> {
     ///
     /// [`Error::Missing`] image; [`Error::Refused`] when the tag is fixed somewhere in the flavour;
     /// [`Error::Invalid`] tag.
-    pub async fn tag(&self, id: DiId, tag: &str, expirations: Expirations) -> Result<u64> {
+    pub async fn tag(self, id: DiId, tag: &str, expirations: Expirations) -> Result<u64> {
         const FIXED: Sql = sql!("look for a fixed tag":
             "select di_id from di_tags where osf_id = $1 and tag = $2 and fixed");
         check(tag)?;
@@ -49,7 +49,7 @@ impl Images<'_> {
     /// # Errors
     ///
     /// [`Error::Missing`] image or tag; [`Error::Refused`] when the tag is fixed.
-    pub async fn untag(&self, id: DiId, tag: &str, expirations: Expirations) -> Result<u64> {
+    pub async fn untag(self, id: DiId, tag: &str, expirations: Expirations) -> Result<u64> {
         const LOOK: Sql = sql!("look at a tag": "select fixed from di_tags where di_id = $1 and tag = $2");
         const DELETE: Sql =
             sql!("take a tag": "delete from di_tags where di_id = $1 and tag = $2 and not fixed");

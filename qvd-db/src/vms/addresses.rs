@@ -43,7 +43,7 @@ impl Vms<'_> {
     /// # Errors
     ///
     /// As [`Vms::add`]; [`Error::Refused`] when no address is free, naming the range and its size.
-    pub async fn add_with_address(&self, vm: NewVm, range: &AddressRange) -> Result<VmId> {
+    pub async fn add_with_address(self, vm: NewVm, range: &AddressRange) -> Result<VmId> {
         let mut tries = 0;
         loop {
             tries += 1;
@@ -55,7 +55,7 @@ impl Vms<'_> {
         }
     }
 
-    async fn try_address(&self, vm: &NewVm, range: &AddressRange) -> Result<VmId> {
+    async fn try_address(self, vm: &NewVm, range: &AddressRange) -> Result<VmId> {
         const USED: Sql = sql!("list addresses in use":
             "select " INET_TEXT "(ip) as address from vms where ip is not null union all select address from hosts");
         transaction!(self.db, |tx| {

@@ -51,7 +51,7 @@ impl Vms<'_> {
     ///
     /// [`Error::Duplicate`] of `VM name` or `VM address`; [`Error::Refused`] when the owner or flavour of one that is
     /// not stopped is to change; [`Error::Missing`] user or flavour; [`Error::Invalid`].
-    pub async fn edit(&self, ids: &[VmId], changes: &VmChanges) -> Result<u64> {
+    pub async fn edit(self, ids: &[VmId], changes: &VmChanges) -> Result<u64> {
         transaction!(self.db, |tx| {
             let mut changed = 0;
             for id in ids {

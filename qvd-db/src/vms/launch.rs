@@ -29,7 +29,7 @@ impl Vms<'_> {
     /// # Errors
     ///
     /// [`Error::Away`].
-    pub async fn launch_spec(&self, id: VmId) -> Result<Option<LaunchRow>> {
+    pub async fn launch_spec(self, id: VmId) -> Result<Option<LaunchRow>> {
         const LOAD: Sql = sql!("load a VM to start":
             "select " VM ", (select u.login from users u where u.id = v.user_id) as login
              from vms v where v.id = $1 and v.deleted_at is null");
@@ -47,7 +47,7 @@ impl Vms<'_> {
     /// # Errors
     ///
     /// [`Error::Away`].
-    pub async fn pin_image(&self, id: VmId, host: HostId, run: RunId) -> Result<Guard<Option<DiskImage>>> {
+    pub async fn pin_image(self, id: VmId, host: HostId, run: RunId) -> Result<Guard<Option<DiskImage>>> {
         const LOCK: Sql = sql!("look at the VM's OSF":
             "select id from osfs where id = (select osf_id from vms where id = $1)" FOR_SHARE);
         const PIN: Sql = sql!("record the VM's image":

@@ -92,7 +92,7 @@ impl Vms<'_> {
     /// # Errors
     ///
     /// [`Error::Duplicate`] of `VM name` or `VM address`; [`Error::Missing`] user or flavour; [`Error::Invalid`].
-    pub async fn add(&self, vm: NewVm) -> Result<VmId> {
+    pub async fn add(self, vm: NewVm) -> Result<VmId> {
         transaction!(self.db, |tx| { insert(tx, &vm).await })
     }
 
@@ -101,7 +101,7 @@ impl Vms<'_> {
     /// # Errors
     ///
     /// [`Error::Away`].
-    pub async fn load(&self, id: VmId) -> Result<Option<(Vm, VmRuntime)>> {
+    pub async fn load(self, id: VmId) -> Result<Option<(Vm, VmRuntime)>> {
         const LOAD: Sql = sql!("load a VM":
             "select " VM ", " RUNTIME " from vms v join vm_runtimes on vm_id = v.id
              where v.id = $1 and v.deleted_at is null");
@@ -113,7 +113,7 @@ impl Vms<'_> {
     /// # Errors
     ///
     /// [`Error::Away`].
-    pub async fn runtime(&self, id: VmId) -> Result<Option<VmRuntime>> {
+    pub async fn runtime(self, id: VmId) -> Result<Option<VmRuntime>> {
         const LOAD: Sql = sql!("load a VM's state": "select " RUNTIME " from vm_runtimes where vm_id = $1");
         self.db.read_one(&LOAD, params![id]).await?.as_ref().map(runtime).transpose()
     }
@@ -123,7 +123,7 @@ impl Vms<'_> {
     /// # Errors
     ///
     /// [`Error::Away`].
-    pub async fn of_user(&self, id: UserId) -> Result<Vec<(Vm, VmRuntime)>> {
+    pub async fn of_user(self, id: UserId) -> Result<Vec<(Vm, VmRuntime)>> {
         const OF_USER: Sql = sql!("list the VMs of a user":
             "select " VM ", " RUNTIME " from vms v join vm_runtimes on vm_id = v.id
              where v.user_id = $1 and v.deleted_at is null order by v.id");
@@ -137,7 +137,7 @@ impl Vms<'_> {
     ///
     /// [`Error::Away`].
     pub async fn set_blocked(
-        &self,
+        self,
         id: VmId,
         blocked: bool,
         by: BlockedBy,
@@ -167,7 +167,7 @@ impl Vms<'_> {
     /// # Errors
     ///
     /// [`Error::Away`].
-    pub async fn delete(&self, id: VmId) -> Result<Guard<()>> {
+    pub async fn delete(self, id: VmId) -> Result<Guard<()>> {
         const LOCK: Sql = sql!("look at a VM":
             "select vm_id, (vm_state = 'stopped' and host_id is null and user_state = 'disconnected') as idle
              from vm_runtimes where vm_id = $1" FOR_UPDATE);
@@ -183,7 +183,7 @@ impl Vms<'_> {
     }
 
     /// The outcome of a guarded write of a run-time row, with the row as it is.
-    async fn outcome(&self, id: VmId, written: Option<VmRuntime>) -> Result<Guard<VmRuntime>> {
+    async fn outcome(self, id: VmId, written: Option<VmRuntime>) -> Result<Guard<VmRuntime>> {
         if let Some(row) = written {
             return Ok(Guard::Updated(row));
         }

@@ -29,7 +29,7 @@ impl Vms<'_> {
     /// # Errors
     ///
     /// [`Error::Away`](crate::Error::Away).
-    pub async fn claim(&self, id: VmId, host: HostId, by: Claimant) -> Result<Guard<VmRuntime>> {
+    pub async fn claim(self, id: VmId, host: HostId, by: Claimant) -> Result<Guard<VmRuntime>> {
         // The host's row is locked against a take-over, so that the incarnation written here is not one that a
         // take-over running at the same time has already passed by.
         const CLAIM: Sql = sql!("order a start":
@@ -66,7 +66,7 @@ impl Vms<'_> {
     /// # Errors
     ///
     /// [`Error::Away`](crate::Error::Away).
-    pub async fn order_stop(&self, id: VmId) -> Result<Guard<VmRuntime>> {
+    pub async fn order_stop(self, id: VmId) -> Result<Guard<VmRuntime>> {
         const STOP: Sql = sql!("order a stop":
             "update vm_runtimes set vm_cmd = 'stop', vm_cmd_ts = " NOW ", version = version + 1
              where vm_id = $1 and vm_state in ('starting', 'running', 'debugging') returning " RUNTIME);

@@ -64,7 +64,7 @@ impl Vms<'_> {
     /// # Errors
     ///
     /// [`Error::Away`](crate::Error::Away).
-    pub async fn list(&self) -> Result<Vec<VmOverview>> {
+    pub async fn list(self) -> Result<Vec<VmOverview>> {
         self.overviews(None).await
     }
 
@@ -73,11 +73,11 @@ impl Vms<'_> {
     /// # Errors
     ///
     /// [`Error::Away`](crate::Error::Away).
-    pub async fn overview(&self, id: VmId) -> Result<Option<VmOverview>> {
+    pub async fn overview(self, id: VmId) -> Result<Option<VmOverview>> {
         Ok(self.overviews(Some(id)).await?.pop())
     }
 
-    async fn overviews(&self, only: Option<VmId>) -> Result<Vec<VmOverview>> {
+    async fn overviews(self, only: Option<VmId>) -> Result<Vec<VmOverview>> {
         const LIST: Sql = sql!("list VMs":
             "select " VM ", " RUNTIME ",
                     (select u.login from users u where u.id = v.user_id) as user_login,

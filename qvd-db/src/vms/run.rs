@@ -51,7 +51,7 @@ impl Vms<'_> {
     /// # Errors
     ///
     /// [`Error::Away`].
-    pub async fn pending(&self, host: HostId, incarnation: i64) -> Result<Vec<Pending>> {
+    pub async fn pending(self, host: HostId, incarnation: i64) -> Result<Vec<Pending>> {
         const PENDING: Sql = sql!("look for commands":
             "select vm_id, run_id, vm_cmd from vm_runtimes
              where host_id = $1 and vm_cmd is not null and host_incarnation = $2 order by vm_cmd_ts, vm_id");
@@ -72,7 +72,7 @@ impl Vms<'_> {
     /// # Errors
     ///
     /// [`Error::Away`].
-    pub async fn of_host(&self, host: HostId) -> Result<Vec<VmRuntime>> {
+    pub async fn of_host(self, host: HostId) -> Result<Vec<VmRuntime>> {
         const OF_HOST: Sql = sql!("list the VMs of a host":
             "select " RUNTIME " from vm_runtimes where host_id = $1 order by vm_id");
         self.db.read(&OF_HOST, params![host]).await?.iter().map(runtime).collect()
@@ -83,7 +83,7 @@ impl Vms<'_> {
     /// # Errors
     ///
     /// [`Error::Away`].
-    pub async fn accept_start(&self, id: VmId, host: HostId, incarnation: i64) -> Result<Guard<VmRuntime>> {
+    pub async fn accept_start(self, id: VmId, host: HostId, incarnation: i64) -> Result<Guard<VmRuntime>> {
         const ACCEPT: Sql = sql!("accept a start":
             "update vm_runtimes
              set vm_state = 'starting', vm_phase = 'starting_1', vm_state_ts = " NOW ", vm_cmd = null,
@@ -98,7 +98,7 @@ impl Vms<'_> {
     /// # Errors
     ///
     /// [`Error::Away`].
-    pub async fn accept_stop(&self, id: VmId, host: HostId, run: RunId) -> Result<Guard<VmRuntime>> {
+    pub async fn accept_stop(self, id: VmId, host: HostId, run: RunId) -> Result<Guard<VmRuntime>> {
         const ACCEPT: Sql = sql!("accept a stop":
             "update vm_runtimes set vm_cmd = null, vm_cmd_ts = null, vm_cmd_by = null, version = version + 1
              where vm_id = $1 and host_id = $2 and run_id = $3 and vm_cmd = 'stop' returning " RUNTIME);
@@ -113,7 +113,7 @@ impl Vms<'_> {
     ///
     /// [`Error::Invalid`] for `stopped` (that is [`Vms::clear`]) and for a phase of another state.
     pub async fn set_state(
-        &self,
+        self,
         id: VmId,
         host: HostId,
         run: RunId,
@@ -140,7 +140,7 @@ impl Vms<'_> {
     /// # Errors
     ///
     /// [`Error::Away`].
-    pub async fn clear(&self, id: VmId, host: HostId, run: RunId) -> Result<Guard<()>> {
+    pub async fn clear(self, id: VmId, host: HostId, run: RunId) -> Result<Guard<()>> {
         const CLEAR: Sql = sql!("clear a VM's state":
             "update vm_runtimes
              set vm_state = 'stopped', vm_phase = null, vm_state_ts = " NOW ", vm_cmd = null, vm_cmd_ts = null,
@@ -169,7 +169,7 @@ impl Vms<'_> {
     /// # Errors
     ///
     /// [`Error::Missing`] image; [`Error::Away`].
-    pub async fn set_current_di(&self, id: VmId, host: HostId, run: RunId, di: DiId) -> Result<Guard<()>> {
+    pub async fn set_current_di(self, id: VmId, host: HostId, run: RunId, di: DiId) -> Result<Guard<()>> {
         const SET: Sql = sql!("record the VM's image":
             "update vm_runtimes set current_di_id = $4,
                     current_osf_id = (select v.osf_id from vms v where v.id = $1), version = version + 1
@@ -184,7 +184,7 @@ impl Vms<'_> {
     ///
     /// [`Error::Away`].
     pub async fn set_endpoint(
-        &self,
+        self,
         id: VmId,
         host: HostId,
         run: RunId,
@@ -204,7 +204,7 @@ impl Vms<'_> {
     /// # Errors
     ///
     /// [`Error::Away`].
-    pub async fn record_storage(&self, id: VmId, storage: &str) -> Result<Guard<()>> {
+    pub async fn record_storage(self, id: VmId, storage: &str) -> Result<Guard<()>> {
         const RECORD: Sql = sql!("record the VM's home":
             "update vms set storage = $2, updated_at = " NOW ", version = version + 1
              where id = $1 and (storage is null or storage = '') returning id");
@@ -216,7 +216,7 @@ impl Vms<'_> {
     /// # Errors
     ///
     /// [`Error::Away`].
-    pub async fn vma_ok(&self, id: VmId, host: HostId, run: RunId) -> Result<Guard<()>> {
+    pub async fn vma_ok(self, id: VmId, host: HostId, run: RunId) -> Result<Guard<()>> {
         const OK: Sql = sql!("record that the agent answered":
             "update vm_runtimes set vma_ok_ts = " NOW "
              where vm_id = $1 and host_id = $2 and run_id = $3 and vm_state <> 'stopped' returning vm_id");
@@ -230,7 +230,7 @@ impl Vms<'_> {
     ///
     /// [`Error::Away`].
     pub async fn record_failure(
-        &self,
+        self,
         id: VmId,
         host: HostId,
         run: RunId,
@@ -256,7 +256,7 @@ impl Vms<'_> {
     /// # Errors
     ///
     /// [`Error::Away`].
-    pub async fn record_success(&self, id: VmId, host: HostId, run: RunId) -> Result<Guard<()>> {
+    pub async fn record_success(self, id: VmId, host: HostId, run: RunId) -> Result<Guard<()>> {
         const WELL: Sql = sql!("record a success of the VM":
             "update vm_runtimes set fail_count = 0, version = version + 1
              where vm_id = $1 and host_id = $2 and run_id = $3 returning vm_id");
@@ -268,7 +268,7 @@ impl Vms<'_> {
     /// # Errors
     ///
     /// [`Error::Away`].
-    pub async fn expiring(&self, host: HostId) -> Result<Vec<Expiring>> {
+    pub async fn expiring(self, host: HostId) -> Result<Vec<Expiring>> {
         const EXPIRING: Sql = sql!("look for VMs that expire":
             "select vm_id, run_id, vm_expiration_soft, vm_expiration_hard, expire_alerted_at, " NOW " as now
              from vm_runtimes
@@ -295,7 +295,7 @@ impl Vms<'_> {
     /// # Errors
     ///
     /// [`Error::Away`].
-    pub async fn record_alert(&self, id: VmId, host: HostId, run: RunId) -> Result<Guard<()>> {
+    pub async fn record_alert(self, id: VmId, host: HostId, run: RunId) -> Result<Guard<()>> {
         const ALERTED: Sql = sql!("record that the user was asked to leave":
             "update vm_runtimes set expire_alerted_at = " NOW ", version = version + 1
              where vm_id = $1 and host_id = $2 and run_id = $3 and vm_state = 'running' returning vm_id");
@@ -303,7 +303,7 @@ impl Vms<'_> {
     }
 
     /// A write that moves the state, told to those who wait.
-    async fn guarded(&self, id: VmId, sql: &Sql, params: Vec<Value>) -> Result<Guard<VmRuntime>> {
+    async fn guarded(self, id: VmId, sql: &Sql, params: Vec<Value>) -> Result<Guard<VmRuntime>> {
         let written = transaction!(self.db, |tx| {
             let Some(row) = tx.row(sql, params.clone()).await? else { return Ok(None) };
             tx.notify(Channel::VmState, state_payload(&row)?);
@@ -313,7 +313,7 @@ impl Vms<'_> {
     }
 
     /// A write of one statement that nobody waits for.
-    async fn simple(&self, id: VmId, sql: &Sql, params: Vec<Value>) -> Result<Guard<()>> {
+    async fn simple(self, id: VmId, sql: &Sql, params: Vec<Value>) -> Result<Guard<()>> {
         if !self.db.write(sql, params).await?.is_empty() {
             return Ok(Guard::Updated(()));
         }

@@ -1,0 +1,70 @@
+//! Counters, the journal, placement decisions.
+
+use std::time::{Duration, SystemTime};
+
+use qvd_core::HostId;
+
+use super::case_list;
+use crate::testkit::{Fixture, Site};
+use crate::{HostCounter, NewEvent, VmCounter};
+
+case_list![
+    counters_lose_nothing_between_writers,
+    the_journal_is_read_backwards_and_pruned_by_age,
+    placement_decisions_are_kept_in_a_ring,
+];
+
+async fn counters_lose_nothing_between_writers(site: Site) {
+    let world = Fixture::fill(&site.db).await;
+    let second = site.second().await;
+    let count = |db: crate::Db| async move {
+        for _ in 0..20 {
+            db.counters().host(world.host, HostCounter::HttpRequests).await.unwrap();
+            db.counters().vm(world.vm, VmCounter::RunAttempts).await.unwrap();
+        }
+    };
+    tokio::join!(count(site.db.clone()), count(second));
+    site.db.counters().host(world.host, HostCounter::NxOk).await.unwrap();
+    site.db.counters().host(HostId::new(99), HostCounter::NxOk).await.unwrap();
+    let hosts = site.db.counters().hosts().await.unwrap();
+    assert_eq!((hosts[0].http_requests, hosts[0].nx_ok, hosts[0].auth_ok), (40, 1, 0));
+    let vms = site.db.counters().vms().await.unwrap();
+    assert_eq!((vms[0].vm_id, vms[0].run_attempts, vms[0].run_ok), (world.vm, 40, 0));
+}
+
+async fn the_journal_is_read_backwards_and_pruned_by_age(site: Site) {
+    let world = Fixture::fill(&site.db).await;
+    let events = site.db.events();
+    for state in ["starting", "running"] {
+        let event = NewEvent {
+            host_id: Some(world.host),
+            vm_id: Some(world.vm),
+            kind: "state".to_owned(),
+            to_state: Some(state.to_owned()),
+            detail: Some(r#"{"run": 1}"#.to_owned()),
+            ..NewEvent::default()
+        };
+        events.append(event).await.unwrap();
+    }
+    let read = events.of_vm(world.vm, 10).await.unwrap();
+    let states: Vec<_> = read.iter().filter_map(|e| e.event.to_state.as_deref()).collect();
+    assert_eq!(states, ["running", "starting"]);
+    assert!(read[0].event.detail.as_deref().is_some_and(|d| d.contains("run")));
+    assert_eq!(events.of_host(world.host, 1).await.unwrap().len(), 1);
+    let age = SystemTime::now().duration_since(read[0].at).unwrap_or_default();
+    assert!(age < Duration::from_secs(60), "{age:?}");
+    assert_eq!(events.prune(SystemTime::now() - Duration::from_secs(3600)).await.unwrap(), 0);
+    assert_eq!(events.prune(SystemTime::now() + Duration::from_secs(3600)).await.unwrap(), 2);
+    assert!(events.of_vm(world.vm, 10).await.unwrap().is_empty());
+}
+
+async fn placement_decisions_are_kept_in_a_ring(site: Site) {
+    let world = Fixture::fill(&site.db).await;
+    let placements = site.db.placements();
+    placements.record(world.vm, "default", r#"{"seed":1}"#, Some(world.host)).await.unwrap();
+    placements.record(world.vm, "default", r#"{"seed":2}"#, None).await.unwrap();
+    let read = placements.of_vm(world.vm, 10).await.unwrap();
+    let chosen: Vec<_> = read.iter().map(|p| p.host_id).collect();
+    assert_eq!(chosen, [None, Some(world.host)]);
+    assert!(read[0].inputs.contains('2'));
+}

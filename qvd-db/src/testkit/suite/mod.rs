@@ -1,0 +1,71 @@
+//! What every backend must do alike: one case per law, each on an empty database of its own.
+
+mod counters;
+mod crashes;
+mod hosts;
+mod images;
+mod launches;
+mod notices;
+mod objects;
+mod runs;
+mod sessions;
+mod takeover;
+
+use std::future::Future;
+use std::pin::Pin;
+use std::time::Duration;
+
+use super::Site;
+
+/// A case: its name says the law.
+pub type Case = (&'static str, fn(Site) -> Pin<Box<dyn Future<Output = ()> + Send>>);
+
+/// Makes the list of a file's cases.
+macro_rules! case_list {
+    ($($name:ident),* $(,)?) => {
+        pub(super) const CASES: &[super::Case] = &[$((stringify!($name), |site| Box::pin($name(site)))),*];
+    };
+}
+use case_list;
+
+/// All cases.
+pub fn cases() -> Vec<Case> {
+    [
+        objects::CASES,
+        counters::CASES,
+        hosts::CASES,
+        takeover::CASES,
+        launches::CASES,
+        runs::CASES,
+        sessions::CASES,
+        images::CASES,
+        notices::CASES,
+        crashes::CASES,
+    ]
+    .concat()
+}
+
+/// Runs all cases, each on what `fresh` yields: an empty database. Cases that fail do not keep the others from running.
+///
+/// # Panics
+///
+/// When a case failed, with the names of all that did.
+pub async fn run<F: Future<Output = Site>>(fresh: impl Fn() -> F) {
+    let mut failed = Vec::new();
+    for (name, case) in cases() {
+        let site = fresh().await;
+        let db = site.db.clone();
+        let began = std::time::Instant::now();
+        let outcome = tokio::time::timeout(LONGEST, tokio::spawn(case(site))).await;
+        if !matches!(outcome, Ok(Ok(()))) {
+            eprintln!("failed: {name}: {outcome:?}");
+            failed.push(name);
+        }
+        eprintln!("{:7.3} s {name}", began.elapsed().as_secs_f64());
+        db.close().await;
+    }
+    assert!(failed.is_empty(), "failed: {}", failed.join(", "));
+}
+
+/// No case takes longer, unless it hangs.
+const LONGEST: Duration = Duration::from_secs(60);
