@@ -7,7 +7,8 @@ mod terminal;
 
 use std::fs;
 use std::io::{self, IsTerminal};
-use std::process::ExitCode;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode};
 use std::sync::Arc;
 
 use qvd_admin::cli::{self, Console};
@@ -41,10 +42,19 @@ async fn run() -> ExitCode {
         err: &mut io::stderr(),
         input: &mut io::stdin().lock(),
         echo: if terminal { Some(&mut show) } else { None },
+        exec: &mut become_program,
         read_file: &|path| fs::read_to_string(path),
     };
     let arguments = std::env::args_os().skip(1).map(|argument| argument.to_string_lossy().into_owned());
     ExitCode::from(cli::run(arguments, &mut console, connect).await)
+}
+
+/// Comes back only when it cannot.
+fn become_program(argv: &[String]) -> io::Error {
+    match argv {
+        [program, arguments @ ..] => Command::new(program).args(arguments).exec(),
+        [] => io::ErrorKind::InvalidInput.into(),
+    }
 }
 
 async fn connect() -> Result<Admin, Error> {

@@ -1,5 +1,7 @@
 //! The built program over a database file: what only a real process shows.
 
+#![allow(clippy::unwrap_used)]
+
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};

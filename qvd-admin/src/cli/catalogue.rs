@@ -1,6 +1,7 @@
 //! Every command: its words, its parameters and its help. What a command does is elsewhere.
 
 use crate::filter::{DI_KEYS, HOST_KEYS, Keys, OSF_KEYS, USER_KEYS, VM_KEYS};
+use crate::ops::Access;
 
 /// One command.
 #[derive(Clone, Copy, Debug)]
@@ -40,6 +41,7 @@ pub(super) enum Action {
     UserDel,
     UserList,
     UserPasswd,
+    VmAccess(Access),
     VmAdd,
     VmBlock(bool),
     VmCounters,
@@ -52,8 +54,6 @@ pub(super) enum Action {
     PropDel,
     PropGet,
     PropSet,
-    /// Known from 3.5, and not in this version.
-    Absent,
 }
 
 /// How the words after object and command are read.
@@ -86,11 +86,6 @@ use Arguments::{Named, Pairs, Words};
 use Parameter::{Apart, Mandatory, MandatoryUnless, OneOf, Optional, Password};
 
 impl Command {
-    /// Whether it is in this version.
-    pub(super) fn is_available(&self) -> bool {
-        self.action != Action::Absent
-    }
-
     /// Whether it writes to the image storage.
     pub(super) fn needs_root(&self) -> bool {
         matches!(self.action, Action::DiAdd | Action::DiDel)
@@ -401,7 +396,14 @@ pub(super) static COMMANDS: &[Command] = &[
         "[-f filter] [--force]",
         "Blocks virtual machines: users cannot connect.",
     ),
-    command(("vm", "console"), Action::Absent, Words, Some(&VM_KEYS), "-f filter", "Opens the console."),
+    command(
+        ("vm", "console"),
+        Action::VmAccess(Access::Console),
+        Words,
+        Some(&VM_KEYS),
+        ONE,
+        "Opens the console of a virtual machine.",
+    ),
     command(
         ("vm", "counters"),
         Action::VmCounters,
@@ -459,7 +461,14 @@ pub(super) static COMMANDS: &[Command] = &[
         PROPSET,
         "Sets properties of virtual machines.",
     ),
-    command(("vm", "ssh"), Action::Absent, Words, Some(&VM_KEYS), "-f filter", "Opens a shell."),
+    command(
+        ("vm", "ssh"),
+        Action::VmAccess(Access::Ssh),
+        Words,
+        Some(&VM_KEYS),
+        ONE,
+        "Opens a secure shell in a virtual machine.",
+    ),
     command(
         ("vm", "start"),
         Action::VmStart,
@@ -484,9 +493,18 @@ pub(super) static COMMANDS: &[Command] = &[
         "[-f filter] [--force]",
         "Unblocks virtual machines.",
     ),
-    command(("vm", "vnc"), Action::Absent, Words, Some(&VM_KEYS), "-f filter", "Opens the screen."),
+    command(
+        ("vm", "vnc"),
+        Action::VmAccess(Access::Vnc),
+        Words,
+        Some(&VM_KEYS),
+        ONE,
+        "Shows the screen of a virtual machine.",
+    ),
 ];
 
+/// Access to the one machine that a filter must select.
+const ONE: &str = "-f filter [-- argument...]";
 const LIST: &str = "[-f filter] [-q] [-o table|json]";
 const PROPSET: &str = "key=value... [-f filter]";
 const PROPGET: &str = "[key...] [-f filter]";

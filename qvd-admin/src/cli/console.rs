@@ -13,6 +13,8 @@ pub struct Console<'a> {
     pub input: &'a mut dyn BufRead,
     /// Shows (`true`) or hides (`false`) what is typed; none when standard input is no terminal.
     pub echo: Option<&'a mut dyn FnMut(bool) -> io::Result<()>>,
+    /// Puts another program in the place of this one; comes back only with the reason why it cannot.
+    pub exec: &'a mut dyn FnMut(&[String]) -> io::Error,
     /// Reads a file that the user named.
     pub read_file: &'a dyn Fn(&Path) -> io::Result<String>,
 }

@@ -9,7 +9,6 @@
 //! | 1 | any error |
 //! | 2 | an option that does not exist |
 //! | 3 | with `--strict`: nothing matched, or something was skipped |
-//! | 8 | a command that is not in this version |
 
 mod catalogue;
 mod check;
@@ -31,7 +30,7 @@ mod vm_commands;
 use std::future::Future;
 use std::io;
 
-use catalogue::{Action, COMMANDS, Command};
+use catalogue::{Action, COMMANDS};
 use invocation::Invocation;
 use options::CommandLine;
 use session::{Ending, Failure, Session};
@@ -75,7 +74,6 @@ const DONE: u8 = 0;
 const ERROR: u8 = 1;
 const MALFORMED: u8 = 2;
 const NOT_ALL: u8 = 3;
-const NOT_IN_THIS_VERSION: u8 = 8;
 
 async fn perform<C, F>(
     line: CommandLine,
@@ -99,13 +97,6 @@ where
         let asked = line.help && line.verb().is_none();
         return Ok(if asked { DONE } else { ERROR });
     };
-    if !command.is_available() {
-        if !line.quiet {
-            let Command { object, verb, .. } = command;
-            console.complain(&format!("Error: '{object} {verb}' is not available in this version"));
-        }
-        return Ok(NOT_IN_THIS_VERSION);
-    }
     if line.help {
         console.print(&help::page(command))?;
         return Ok(DONE);
@@ -185,6 +176,7 @@ async fn dispatch(action: Action, session: &mut Session<'_, '_>) -> Result<Endin
         Action::UserDel => user_commands::del(session).await,
         Action::UserList => user_commands::list(session).await,
         Action::UserPasswd => user_commands::passwd(session).await,
+        Action::VmAccess(access) => vm_commands::access(session, access).await,
         Action::VmAdd => vm_commands::add(session).await,
         Action::VmBlock(blocked) => vm_commands::block(session, blocked).await,
         Action::VmCounters => vm_commands::counters(session).await,
@@ -197,6 +189,5 @@ async fn dispatch(action: Action, session: &mut Session<'_, '_>) -> Result<Endin
         Action::PropDel => property_commands::del(session).await,
         Action::PropGet => property_commands::get(session).await,
         Action::PropSet => property_commands::set(session).await,
-        Action::Absent => Ok(Ending::Complete),
     }
 }

@@ -11,8 +11,8 @@ use qvd_core::{OsfId, UserId, VmId};
 use super::host_commands::dash;
 use super::session::{Ending, Failure, Session};
 use super::table::Table;
-use crate::error::Error;
-use crate::ops::{Found, NewVms, OsfRef, Outcome, UserRef, VmEdit, VmRow};
+use crate::error::{Error, reason};
+use crate::ops::{Access, Found, NewVms, OsfRef, Outcome, UserRef, VmEdit, VmRow};
 
 pub(super) async fn add(session: &mut Session<'_, '_>) -> Result<Ending, Failure> {
     let user = match session.id("user_id")? {
@@ -25,10 +25,8 @@ pub(super) async fn add(session: &mut Session<'_, '_>) -> Result<Ending, Failure
         osf: flavour(session)?,
         di_tag: session.argument("di_tag").map(str::to_owned),
         ip: address(session)?,
-        count: match session.id("bulk")? {
-            None => None,
-            Some(count) => Some(u32::try_from(count).unwrap_or(0)),
-        },
+        // Out of range either way is refused as too few or too many.
+        count: session.id("bulk")?.map(|count| u32::try_from(count).unwrap_or(0)),
     };
     let (ids, warnings) = session.admin.add_vms(new).await?;
     for warning in warnings {
@@ -223,4 +221,14 @@ pub(super) async fn edit(session: &mut Session<'_, '_>) -> Result<Ending, Failur
     let count = session.admin.edit_vms(&vms, change).await?;
     session.say(&format!("Edited {count} VMs."))?;
     Ok(Ending::of_selection(&vms))
+}
+
+/// Becomes the program that opens the machine.
+pub(super) async fn access(session: &mut Session<'_, '_>, access: Access) -> Result<Ending, Failure> {
+    let vms = session.admin.vms(&session.invocation.filter).await?;
+    let argv = session.admin.vm_access(&vms, access, &session.invocation.words).await?;
+    let error = (session.console.exec)(&argv);
+    let program = argv.first().map_or("", String::as_str);
+    let what = format!("Unable to exec {program}: {}", reason(&error));
+    Err(Error::File { what, reason: error.kind() }.into())
 }

@@ -37,6 +37,8 @@ pub(crate) struct Answer {
     pub(crate) out: String,
     pub(crate) err: String,
     pub(crate) code: u8,
+    /// The program that it wanted to become.
+    pub(crate) ran: Vec<String>,
 }
 
 /// Monday evening.
@@ -84,19 +86,23 @@ $ vm add name=a user=ana osf=desk -q
 
     /// Runs a command.
     pub(crate) async fn qa(&self, words: &[String], typed: &str) -> Answer {
-        let (mut out, mut err) = (Vec::new(), Vec::new());
+        let (mut out, mut err, mut ran) = (Vec::new(), Vec::new(), Vec::new());
         let mut console = Console {
             out: &mut out,
             err: &mut err,
             input: &mut typed.as_bytes(),
             echo: None,
+            exec: &mut |argv| {
+                ran.extend_from_slice(argv);
+                io::Error::from_raw_os_error(2)
+            },
             read_file: &|path: &Path| {
                 let text = self.files.get(&path.display().to_string()).cloned();
                 text.ok_or_else(|| io::Error::from_raw_os_error(2))
             },
         };
         let code = cli::run(words.iter().cloned(), &mut console, async || Ok(self.admin().await)).await;
-        Answer { out: String::from_utf8(out).unwrap(), err: String::from_utf8(err).unwrap(), code }
+        Answer { out: String::from_utf8(out).unwrap(), err: String::from_utf8(err).unwrap(), code, ran }
     }
 
     /// Runs a session and compares every command's answer.

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use qvd_admin::filter::Filter;
+use qvd_admin::ops::Access;
 use qvd_core::state::VmState;
 
 use crate::transcript::{Site, words};
@@ -139,4 +141,89 @@ async fn until(site: &Site, filter: &str) {
         }
     };
     tokio::time::timeout(Duration::from_secs(10), selected).await.unwrap();
+}
+
+#[tokio::test]
+async fn ways_into_a_machine_are_there_when_their_ports_are() {
+    let site = Site::with_one_vm().await;
+    site.host_runs(1).await;
+    site.plays(
+        "\
+$ vm ssh -f id=9
+! Error: No matching VMs
+? 1
+$ vm add name=b user=ana osf=desk -q
+$ vm ssh -f name=*
+! Error: Filter matches more than one VM
+? 1
+$ vm ssh -f id=1 -- -l qvd
+! Error: SSH access is disabled
+? 1
+$ vm vnc -f id=1
+! Error: VNC access is disabled
+? 1
+$ vm console -f id=1
+! Error: Console access is disabled
+? 1
+",
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_console_of_a_container_is_opened_where_it_runs() {
+    let site = Site::configured("nodename = n1\npath.run.lxc = /run/lxc\n").await;
+    site.plays(
+        "\
+$ host add name=n1 address=10.0.0.1 -q
+$ host add name=n2 address=10.0.0.2 -q
+$ user add login=ana password=x -q
+$ osf add name=box hypervisor=lxc -q
+$ vm add name=a user=ana osf=box ip=10.0.0.9 -q
+$ vm add name=b user=ana osf=box ip=10.0.0.8 -q
+",
+    )
+    .await;
+    for (vm, host) in [(1, 1), (2, 2)] {
+        site.host_runs(host).await;
+        let claimed = site.db.vms().claim(vm_id(vm), host_id(host), qvd_db::Claimant::Admin).await.unwrap();
+        assert!(claimed.is_updated());
+        site.vm_becomes(vm, host, VmState::Running).await;
+    }
+    let console = site.qa(&words("vm console -f name=a"), "").await;
+    assert_eq!(console.ran, words("lxc-console -n qvd-1 -P /run/lxc -t 1"));
+    assert_eq!(console.err, "Error: Unable to exec lxc-console: No such file or directory\n");
+    let other_tty = site.qa(&words("vm console -f name=a -- -t 3"), "").await;
+    assert_eq!(other_tty.ran, words("lxc-console -n qvd-1 -P /run/lxc -t 3"));
+    let elsewhere = site.qa(&words("vm console -f name=b"), "").await;
+    assert_eq!(elsewhere.err, "Error: VM 2 runs on n2; run this command there\n");
+}
+
+fn vm_id(id: i64) -> qvd_core::VmId {
+    qvd_core::VmId::new(id)
+}
+
+fn host_id(id: i64) -> qvd_core::HostId {
+    qvd_core::HostId::new(id)
+}
+
+#[tokio::test]
+async fn a_shell_and_a_screen_are_reached_by_the_recorded_ports() {
+    let site = Site::with_one_vm().await;
+    site.host_runs(1).await;
+    site.plays("$ config set admin.ssh.opt.ConnectTimeout=5\n$ vm start -f id=1 -q\n").await;
+    let admin = site.admin().await;
+    let mut vms = admin.vms(&Filter::all()).await.unwrap();
+    let overview = &mut vms[0].row.overview;
+    overview.runtime.vm_address = Some("10.3.15.254".to_owned());
+    (overview.ssh_port, overview.vnc_port, overview.serial_port) = (Some(22), Some(5901), Some(0));
+    let extra = words("-l qvd -X xterm");
+    let ssh = admin.vm_access(&vms, Access::Ssh, &extra).await.unwrap();
+    let expected = "ssh 10.3.15.254 -p 22 -o ConnectTimeout=5 -o StrictHostKeyChecking=no \
+                    -o UserKnownHostsFile=/dev/null -l qvd -X xterm";
+    assert_eq!(ssh, words(expected));
+    let vnc = admin.vm_access(&vms, Access::Vnc, &[]).await.unwrap();
+    assert_eq!(vnc, words("vncviewer 10.0.0.1::5901"));
+    let console = admin.vm_access(&vms, Access::Console, &[]).await.unwrap_err();
+    assert_eq!(console.to_string(), "Console access is disabled", "0 is no port");
 }
