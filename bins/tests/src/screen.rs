@@ -64,7 +64,7 @@ impl Screen {
         fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
         let cookie = random_cookie()?;
         let authority = dir.join("Xauthority");
-        fs::write(&authority, wild_authority(&cookie)).context("cannot write the X authority")?;
+        fs::write(&authority, authority_record(None, &cookie)).context("cannot write the X authority")?;
         fs::set_permissions(&authority, fs::Permissions::from_mode(0o600))
             .context("cannot protect the X authority")?;
 
@@ -79,6 +79,7 @@ impl Screen {
         let number = wait_until("Xvfb's display number", Duration::from_secs(20), || {
             server.lines().iter().find_map(|line| line.trim().parse::<u32>().ok())
         })?;
+        fs::write(&authority, authority_record(Some(number), &cookie)).context("cannot write the X authority")?;
 
         let settings = dir.join("jwmrc");
         fs::write(&settings, "<?xml version=\"1.0\"?>\n<JWM><Desktops width=\"1\" height=\"1\"/></JWM>\n")
@@ -140,10 +141,14 @@ fn random_cookie() -> Result<[u8; 16]> {
     Ok(cookie)
 }
 
-/// One authority record that fits every host and display (family 65535).
-fn wild_authority(cookie: &[u8]) -> Vec<u8> {
-    let mut record = vec![0xff, 0xff];
-    for field in [b"".as_slice(), b"", b"MIT-MAGIC-COOKIE-1", cookie] {
+/// An authority record as a login session would have it: for this host, by its name. The server reads it before the
+/// display's number is known; clients, NX's among them, look for the number.
+fn authority_record(number: Option<u32>, cookie: &[u8]) -> Vec<u8> {
+    const FAMILY_LOCAL: u16 = 256;
+    let host = nix::unistd::gethostname().unwrap_or_default();
+    let number = number.map(|n| n.to_string()).unwrap_or_default();
+    let mut record = FAMILY_LOCAL.to_be_bytes().to_vec();
+    for field in [host.as_encoded_bytes(), number.as_bytes(), b"MIT-MAGIC-COOKIE-1", cookie] {
         record.extend_from_slice(&(field.len() as u16).to_be_bytes());
         record.extend_from_slice(field);
     }

@@ -75,7 +75,7 @@ impl Site {
             .with_context(|| format!("no port in the ready line '{line}'"))?;
         let fingerprint = line
             .split_whitespace()
-            .find_map(|word| word.strip_prefix("sha256:"))
+            .find_map(|word| word.strip_prefix("SHA256:"))
             .with_context(|| format!("no fingerprint in the ready line '{line}'"))?
             .to_owned();
         Ok(Self { standalone, dir: dir.to_owned(), port, fingerprint })
@@ -207,8 +207,8 @@ impl Site {
         Process::start_with_input("qvdclient", command, &log, Some(&format!("{}\n", account.password)))
     }
 
-    /// Run directory of a virtual machine.
-    pub fn vm_dir(&self, vm: i64) -> PathBuf {
+    /// Run directory of a virtual machine, which its agent sees as `/run/qvd`.
+    pub fn guest_dir(&self, vm: i64) -> PathBuf {
         self.dir.join(format!("data/run/vms/{vm}/guest"))
     }
 
@@ -238,6 +238,13 @@ fn authority_display(bytes: &[u8]) -> Option<u32> {
     let number_at = 2 + 2 + length(2)?;
     let digits = bytes.get(number_at + 2..number_at + 2 + length(number_at)?)?;
     std::str::from_utf8(digits).ok()?.parse().ok()
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        // Its virtual machines are stopped first, which takes longer than the end of an ordinary program.
+        self.standalone.stop(Duration::from_secs(90));
+    }
 }
 
 /// Runs a command to its end with a line as standard input.

@@ -11,30 +11,17 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use nix::sys::signal::{SigSet, SigmaskHow, Signal, pthread_sigmask};
 use qvd_system_tests::desktop::{PANEL, TERMINAL, drawn, nx_window};
 use qvd_system_tests::process::{Process, cancel, wait_until};
 use qvd_system_tests::screen::{Screen, UserScreen};
 use qvd_system_tests::site::{Account, Site, Visit};
+use tokio::signal::unix::{SignalKind, signal};
 
 /// From the start of the client to the drawn desktop; a cold disk and a busy machine included.
 const DRAW_LIMIT: Duration = Duration::from_secs(120);
 
 fn main() -> ExitCode {
-    let mut signals = SigSet::empty();
-    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
-        signals.add(signal);
-    }
-    // Blocked before any thread exists, so that only the waiting thread gets them.
-    if let Err(e) = pthread_sigmask(SigmaskHow::SIG_BLOCK, Some(&signals), None) {
-        eprintln!("demo: cannot watch for Ctrl-C: {e}");
-    }
-    std::thread::spawn(move || {
-        if signals.wait().is_ok() {
-            eprintln!("\ndemo: interrupted, cleaning up");
-            cancel();
-        }
-    });
+    std::thread::spawn(watch_for_interrupts);
     let keep = std::env::var("KEEP").is_ok_and(|value| value == "1");
     match demonstrate(keep) {
         Ok(last_line) => {
@@ -45,6 +32,30 @@ fn main() -> ExitCode {
             eprintln!("demo: failed: {e:#}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Handlers, not a blocked mask: programs started from here would inherit that, and nxagent waits for ever for a
+/// child that cannot be terminated.
+fn watch_for_interrupts() {
+    let watching = || -> Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+        runtime.block_on(async {
+            let mut terminate = signal(SignalKind::terminate())?;
+            let mut interrupt = signal(SignalKind::interrupt())?;
+            let mut hangup = signal(SignalKind::hangup())?;
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+                _ = hangup.recv() => {}
+            }
+            eprintln!("\ndemo: interrupted, cleaning up");
+            cancel();
+            Ok(())
+        })
+    };
+    if let Err(e) = watching() {
+        eprintln!("demo: cannot watch for Ctrl-C: {e:#}");
     }
 }
 
