@@ -1,5 +1,7 @@
 //! The program as a service manager and nxagent meet it.
 
+#![allow(clippy::unwrap_used, reason = "a broken expectation is how a test fails")]
+
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};

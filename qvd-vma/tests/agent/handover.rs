@@ -26,9 +26,31 @@ fn cuts() -> Vec<Cut> {
     cuts
 }
 
+/// Asks for the desktop until it waits for its viewer. An agent that dies on the way is replaced by the next start.
+async fn listening(machine: &Machine) {
+    loop {
+        machine.ask().await;
+        if machine.wait_any(&[XState::Listening, XState::Stopped]).await == XState::Listening {
+            return;
+        }
+    }
+}
+
+/// Connects a viewer for good.
+async fn connected(machine: &Machine, screen: &Screen) -> Process {
+    loop {
+        listening(machine).await;
+        let viewer = screen.view(&machine.socket());
+        let reached = [XState::Connected, XState::Stopped, XState::Suspended];
+        if machine.wait_any(&reached).await == XState::Connected {
+            return viewer;
+        }
+    }
+}
+
 /// Resumes the session over a link that breaks at `cut`.
 async fn broken_resume(machine: &Machine, screen: &Screen, cut: Cut) {
-    machine.listen().await;
+    listening(machine).await;
     let relay = Relay::start(machine.path("link.sock"), machine.socket(), cut);
     let mut viewer: Process = screen.view(relay.socket());
     // A cut that lies behind all traffic does not come by itself.
@@ -46,9 +68,7 @@ async fn a_link_that_breaks_during_a_resume_costs_no_desktop() {
     let guard = std::env::var("QVD_HANDOVER_GUARD").unwrap_or_else(|_| "auto".to_owned());
     let screen = Screen::start().await;
     let machine = Setup::new().set("vma.nxagent.guard", &guard).start().await;
-    machine.listen().await;
-    let mut viewer = screen.view(&machine.socket());
-    machine.wait_state(XState::Connected).await;
+    let mut viewer = connected(&machine, &screen).await;
     let mut inside = machine.inside_pid().await;
     viewer.kill();
     let (mut kept, mut lost) = (0, 0);
@@ -56,9 +76,7 @@ async fn a_link_that_breaks_during_a_resume_costs_no_desktop() {
     for cut in &cuts {
         broken_resume(&machine, &screen, *cut).await;
         // The next connection must find the same desktop.
-        machine.listen().await;
-        let mut viewer = screen.view(&machine.socket());
-        machine.wait_state(XState::Connected).await;
+        let mut viewer = connected(&machine, &screen).await;
         machine.marker_window().await;
         let now = machine.inside_pid().await;
         if now == inside && runs(inside) {

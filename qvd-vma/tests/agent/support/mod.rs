@@ -248,6 +248,11 @@ impl Machine {
     }
 
     pub(crate) async fn wait_state(&self, wanted: XState) {
+        self.wait_any(&[wanted]).await;
+    }
+
+    /// Waits for one of these states and says which it was.
+    pub(crate) async fn wait_any(&self, wanted: &[XState]) -> XState {
         let mut seen = Vec::new();
         let until = Instant::now() + LIMIT;
         loop {
@@ -255,10 +260,10 @@ impl Machine {
             if seen.last() != Some(&state) {
                 seen.push(state);
             }
-            if state == wanted {
-                return;
+            if wanted.contains(&state) {
+                return state;
             }
-            assert!(Instant::now() < until, "waited for {wanted}, saw {seen:?}\n{}", self.agent_log());
+            assert!(Instant::now() < until, "waited for {wanted:?}, saw {seen:?}\n{}", self.agent_log());
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
@@ -274,12 +279,14 @@ impl Machine {
 
     /// Asks for the desktop until it may be connected to.
     pub(crate) async fn listen(&self) {
-        self.listen_with(&properties()).await;
+        self.ask().await;
+        self.wait_state(XState::Listening).await;
     }
 
-    pub(crate) async fn listen_with(&self, properties: &Params) {
-        eventually("a start that is not refused", async || self.vma.x_start(properties).await.ok()).await;
-        self.wait_state(XState::Listening).await;
+    /// Asks for the desktop until that is not refused.
+    pub(crate) async fn ask(&self) {
+        let params = properties();
+        eventually("a start that is not refused", async || self.vma.x_start(&params).await.ok()).await;
     }
 
     pub(crate) fn agent_pid(&self) -> nix::unistd::Pid {
