@@ -1,5 +1,7 @@
 //! Servers that no Rust library would be: version 1 certificates, short keys, outdated TLS. OpenSSL plays them.
 
+#![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
+
 mod common;
 
 use std::path::Path;

@@ -1,5 +1,7 @@
 //! The real `nxproxy` on an X screen, with the real `nxagent` at the far end of a router's stand-in.
 
+#![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
+
 mod common;
 
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
@@ -9,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use common::{LIMIT, LIST, SWITCH, connect, on_switch, router_with, skip, trusting};
-use qvd_client::tunnel::NxProxy;
+use qvd_client::tunnel::{Ended, NxProxy};
 use qvd_client::{Error, Progress};
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader};
 use tokio::net::UnixStream;
@@ -92,56 +94,113 @@ async fn agent(dir: &Path) -> Option<(Child, Lines, PathBuf)> {
     None
 }
 
+/// A screen, an agent, and the two ends of a session between them.
+struct Stage {
+    _screen: Child,
+    display: String,
+    dir: tempfile::TempDir,
+    agent: Child,
+    log: Lines,
+    router: common::Router,
+}
+
+impl Stage {
+    async fn set() -> Option<Self> {
+        if NxProxy::find("nxproxy").is_err() || NxProxy::find("nxagent").is_err() {
+            skip("nxproxy and nxagent are not installed");
+            return None;
+        }
+        let Some((screen, display)) = screen().await else {
+            skip("Xvfb does not start");
+            return None;
+        };
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o700)).unwrap();
+        std::fs::DirBuilder::new().mode(0o700).create(dir.path().join("run")).unwrap();
+        let Some((agent, log, socket)) = agent(dir.path()).await else {
+            skip("nxagent does not listen");
+            return None;
+        };
+        let tls = Some(common::server_config(common::self_signed()));
+        let far_end = on_switch(move |mut desktop| {
+            let socket = socket.clone();
+            async move {
+                let mut agent = UnixStream::connect(socket).await.unwrap();
+                let _ = tokio::io::copy_bidirectional(&mut desktop, &mut agent).await;
+            }
+        });
+        let router = router_with(&[LIST, SWITCH], tls, 0, far_end).await;
+        Some(Self { _screen: screen, display, dir, agent, log, router })
+    }
+
+    /// Shows the desktop; once it is up on both sides, `then` happens, and afterwards the session is cancelled if that is
+    /// what `then` answers.
+    async fn show(&mut self, then: impl AsyncFnOnce(&mut Child) -> bool) -> Result<Ended, Error> {
+        let session = connect(&trusting(self.router.port)).await.unwrap();
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let (start, mut started) = watch::channel(false);
+        let teller = Arc::clone(&told);
+        let run = self.dir.path().join("run");
+        let proxy = NxProxy::find("nxproxy").unwrap().display(&self.display).runtime_dir(&run).on_progress(
+            move |p| {
+                if p == Progress::Started {
+                    start.send_replace(true);
+                }
+                teller.lock().unwrap().push(p);
+            },
+        );
+        let (cancel, cancelled) = tokio::sync::oneshot::channel::<()>();
+        let running = proxy.run(session, async {
+            let _ = cancelled.await;
+        });
+        let script = async {
+            let _ = started.wait_for(|started| *started).await;
+            wait_for(&mut self.log, "Session: Session started at").await;
+            let cancels = then(&mut self.agent).await;
+            // Kept by whoever joins, so that only dropping it here cancels.
+            (!cancels).then_some(cancel)
+        };
+        let (ended, _kept) = timeout(LIMIT, async { tokio::join!(running, script) }).await.expect("no end");
+        let told = told.lock().unwrap().clone();
+        assert!(told.contains(&Progress::FirstBytes), "{told:?}");
+        assert_eq!(std::fs::read_dir(&run).unwrap().count(), 0, "something of the session is left");
+        ended
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_real_desktop_starts_and_is_left_suspended_when_cancelled() {
-    if NxProxy::find("nxproxy").is_err() || NxProxy::find("nxagent").is_err() {
-        return skip("nxproxy and nxagent are not installed");
-    }
-    let Some((_screen, display)) = screen().await else { return skip("Xvfb does not start") };
-    let dir = tempfile::tempdir().unwrap();
-    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o700)).unwrap();
-    let run = dir.path().join("run");
-    std::fs::DirBuilder::new().mode(0o700).create(&run).unwrap();
-    let Some((mut agent, mut log, socket)) = agent(dir.path()).await else {
-        return skip("nxagent does not listen");
-    };
-
-    let tls = Some(common::server_config(common::self_signed()));
-    let far_end = on_switch(move |mut desktop| {
-        let socket = socket.clone();
-        async move {
-            let mut agent = UnixStream::connect(socket).await.unwrap();
-            let _ = tokio::io::copy_bidirectional(&mut desktop, &mut agent).await;
-        }
-    });
-    let router = router_with(&[LIST, SWITCH], tls, 0, far_end).await;
-    let session = connect(&trusting(router.port)).await.unwrap();
-
-    let told = Arc::new(Mutex::new(Vec::new()));
-    let (start, mut started) = watch::channel(false);
-    let teller = Arc::clone(&told);
-    let proxy = NxProxy::find("nxproxy").unwrap().display(&display).runtime_dir(&run).on_progress(move |p| {
-        if p == Progress::Started {
-            start.send_replace(true);
-        }
-        teller.lock().unwrap().push(p);
-    });
-    let ended = timeout(
-        LIMIT,
-        proxy.run(session, async {
-            let _ = started.wait_for(|started| *started).await;
-            wait_for(&mut log, "Session: Session started at").await;
-        }),
-    )
-    .await
-    .expect("nxproxy did not end");
+    let Some(mut stage) = Stage::set().await else { return };
+    let ended = stage.show(async |_| true).await;
     assert!(matches!(ended, Err(Error::Cancelled)), "{ended:?}");
-    let told = told.lock().unwrap().clone();
-    assert!(told.contains(&Progress::FirstBytes), "{told:?}");
-    assert_eq!(std::fs::read_dir(&run).unwrap().count(), 0, "something of the session is left");
+    wait_for(&mut stage.log, "Session: Session suspended at").await;
+    assert!(stage.agent.try_wait().unwrap().is_none(), "the desktop died with its window");
+    timeout(Duration::from_secs(10), stage.agent.kill()).await.unwrap().unwrap();
+}
 
-    wait_for(&mut log, "Session: Session suspended at").await;
-    assert!(agent.try_wait().unwrap().is_none(), "the desktop died with its window");
-    let ended = timeout(Duration::from_secs(10), agent.kill()).await;
-    assert!(ended.is_ok());
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_real_desktop_that_ends_by_itself_ends_without_a_complaint() {
+    let Some(mut stage) = Stage::set().await else { return };
+    let ended = stage
+        .show(async |agent| {
+            let id = i32::try_from(agent.id().unwrap()).unwrap();
+            nix::sys::signal::kill(nix::unistd::Pid::from_raw(id), nix::sys::signal::Signal::SIGTERM)
+                .unwrap();
+            timeout(LIMIT, agent.wait()).await.unwrap().unwrap();
+            false
+        })
+        .await;
+    assert_eq!(ended.unwrap().complaint, None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_link_that_breaks_is_complained_about() {
+    let Some(mut stage) = Stage::set().await else { return };
+    let ended = stage
+        .show(async |agent| {
+            agent.kill().await.unwrap();
+            false
+        })
+        .await;
+    assert!(ended.unwrap().complaint.is_some());
 }

@@ -1,6 +1,8 @@
 //! Every way in which a server says no, over real TLS: the right error, words that a user understands, and no
 //! credentials to a server that was not accepted.
 
+#![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
+
 mod common;
 
 use common::{LIMIT, LIST, SWITCH, Witness, builder, connect, list, router, router_with, trusting};

@@ -40,6 +40,9 @@ pub(crate) enum Failure {
     /// After that.
     #[error(transparent)]
     Connecting(Error),
+    /// The desktop was on the screen and its connection broke.
+    #[error("the session ended: {0}")]
+    Broken(String),
     /// A signal.
     #[error("ended by signal {0}")]
     Signal(i32),
@@ -53,6 +56,7 @@ impl Failure {
             Self::File { .. } | Self::System { .. } => 9,
             Self::Listing(error) => of_client(error, 5),
             Self::Connecting(error) => of_client(error, 7),
+            Self::Broken(_) => 8,
             // Signal numbers are small.
             Self::Signal(number) => 128 + *number as u8,
         })

@@ -167,7 +167,9 @@ async fn visit(
         if let Some(number) = ending.signal() {
             return Err(Failure::Signal(number));
         }
-        ended.map_err(Failure::Connecting)?;
+        if let Some(complaint) = ended.map_err(Failure::Connecting)?.complaint {
+            return Err(Failure::Broken(complaint));
+        }
     }
     Ok(())
 }

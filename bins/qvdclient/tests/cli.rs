@@ -1,5 +1,7 @@
 //! The program itself against a scripted router: exit status and words.
 
+#![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
+
 #[path = "../../../qvd-client/tests/common/mod.rs"]
 mod common;
 

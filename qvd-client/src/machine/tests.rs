@@ -218,10 +218,13 @@ fn patience_ends() {
     assert_eq!(actions, ["failed: no answer from the server while logging in for 60 s"]);
 }
 
+/// Makes a value afresh.
+type Make<T> = fn() -> T;
+
 /// Every phase with every event: what comes out, by the first word of each action.
 #[test]
 fn every_phase_meets_every_event() {
-    let phases: [(&str, fn() -> Machine); 6] = [
+    let phases: [(&str, Make<Machine>); 6] = [
         ("idle", || machine(connect_goal(false))),
         ("dialling", || {
             let mut m = machine(connect_goal(false));
@@ -245,7 +248,7 @@ fn every_phase_meets_every_event() {
             m
         }),
     ];
-    let events: [(&str, fn() -> Event); 8] = [
+    let events: [(&str, Make<Event>); 8] = [
         ("begin", || Event::Begin),
         ("dialled", || Event::Dialled),
         ("dial failed", || Event::DialFailed(Error::Cancelled)),

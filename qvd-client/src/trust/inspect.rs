@@ -279,6 +279,8 @@ impl Presented {
 
 #[cfg(test)]
 mod tests {
+    use std::slice;
+
     use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, date_time_ymd};
 
     use super::*;
@@ -305,12 +307,12 @@ mod tests {
     fn a_self_signed_certificate_is_just_that() {
         let der = self_signed(params(&["vdi.example", "192.0.2.7"]));
         let nobody = TrustAnchors::default();
-        assert_eq!(flaws("vdi.example", &[der.clone()], &nobody), [Flaw::SelfSigned]);
-        assert_eq!(flaws("192.0.2.7", &[der.clone()], &nobody), [Flaw::SelfSigned]);
+        assert_eq!(flaws("vdi.example", slice::from_ref(&der), &nobody), [Flaw::SelfSigned]);
+        assert_eq!(flaws("192.0.2.7", slice::from_ref(&der), &nobody), [Flaw::SelfSigned]);
         let names = vec!["vdi.example".to_owned(), "192.0.2.7".to_owned()];
         let wrong = [Flaw::SelfSigned, Flaw::WrongHost(names)];
-        assert_eq!(flaws("other.example", &[der.clone()], &nobody), wrong);
-        assert_eq!(flaws("vdi.example", &[der.clone()], &TrustAnchors::new([der])), []);
+        assert_eq!(flaws("other.example", slice::from_ref(&der), &nobody), wrong);
+        assert_eq!(flaws("vdi.example", slice::from_ref(&der), &TrustAnchors::new([der.clone()])), []);
     }
 
     #[test]
@@ -326,8 +328,11 @@ mod tests {
         };
         let anchors = TrustAnchors::new([ca.der().clone()]);
         let good = signed(params(&["vdi.example"]), 2000, 4000);
-        assert_eq!(flaws("VDI.example.", &[good.clone()], &anchors), []);
-        assert_eq!(flaws("vdi.example", &[good.clone()], &TrustAnchors::default()), [Flaw::UnknownIssuer]);
+        assert_eq!(flaws("VDI.example.", slice::from_ref(&good), &anchors), []);
+        assert_eq!(
+            flaws("vdi.example", slice::from_ref(&good), &TrustAnchors::default()),
+            [Flaw::UnknownIssuer]
+        );
         let with_root = [good, ca.der().clone()];
         assert_eq!(flaws("vdi.example", &with_root, &TrustAnchors::default()), [Flaw::UntrustedRoot]);
         let old = signed(params(&["vdi.example"]), 2000, 2001);

@@ -64,8 +64,9 @@ impl fmt::Debug for NxProxy {
 pub struct Ended {
     /// Exit status of `nxproxy`, which says little: it is 0 for most failures.
     pub status: ExitStatus,
-    /// Its last complaints, or its last line.
-    pub last_words: String,
+    /// What it complained about last: the link broke, or the server took the session away. Without a complaint the desktop
+    /// ended in order.
+    pub complaint: Option<String>,
 }
 
 impl NxProxy {
@@ -146,7 +147,7 @@ impl NxProxy {
             accepted = accept(&listener, dir.owner()) => accepted?,
             ended = process.exited() => {
                 ended?;
-                return Err(Error::NxProxyFailed { last_words: process.last_words().await });
+                return Err(Error::NxProxyFailed { last_words: process.output().await.last_words() });
             }
             () = &mut cancel => {
                 process.end().await?;
@@ -192,11 +193,11 @@ impl NxProxy {
             // What nxproxy said last still goes out; the server is not waited for.
             let _ = timeout(DRAIN_LIMIT, relaying).await;
         }
-        let last_words = process.last_words().await;
-        if process.has_started() {
-            Ok(Ended { status, last_words })
+        let output = process.output().await;
+        if output.started() {
+            Ok(Ended { status, complaint: output.complaint() })
         } else {
-            Err(Error::NxProxyFailed { last_words })
+            Err(Error::NxProxyFailed { last_words: output.last_words() })
         }
     }
 
@@ -337,14 +338,10 @@ impl Process {
         }
     }
 
-    fn has_started(&self) -> bool {
-        lock(&self.output).started()
-    }
-
-    /// Its last words, once its output was read to the end.
-    async fn last_words(&mut self) -> String {
+    /// What it printed, read to the end.
+    async fn output(&mut self) -> Output {
         let _ = timeout(DRAIN_LIMIT, async { while self.readers.join_next().await.is_some() {} }).await;
-        lock(&self.output).last_words()
+        std::mem::take(&mut lock(&self.output))
     }
 }
 

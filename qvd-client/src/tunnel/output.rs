@@ -47,15 +47,17 @@ impl Output {
         self.started
     }
 
+    /// Its last complaints, if it had any.
+    pub(super) fn complaint(&self) -> Option<String> {
+        let complaints: Vec<&str> = self.complaints.iter().map(String::as_str).collect();
+        (!complaints.is_empty()).then(|| complaints.join("; "))
+    }
+
     /// Its complaints, or else its last line.
     pub(super) fn last_words(&self) -> String {
-        if self.complaints.is_empty() && self.last.is_empty() {
-            return "it said nothing".to_owned();
-        }
-        if self.complaints.is_empty() {
-            return self.last.clone();
-        }
-        self.complaints.iter().map(String::as_str).collect::<Vec<_>>().join("; ")
+        let last_line =
+            || if self.last.is_empty() { "it said nothing".to_owned() } else { self.last.clone() };
+        self.complaint().unwrap_or_else(last_line)
     }
 }
 
@@ -75,6 +77,7 @@ mod tests {
             output.line(line);
         }
         assert!(output.started());
+        assert_eq!(Output::default().complaint(), None);
         assert_eq!(output.last_words(), "b; c; d?[2J");
     }
 }

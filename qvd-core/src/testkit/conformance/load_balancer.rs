@@ -63,8 +63,8 @@ fn hosts(dice: &mut Dice) -> Vec<HostSnapshot> {
         .map(|at| HostSnapshot {
             id: HostId::new((at * 7 + dice.roll() % 7) as i64 + 1),
             name: format!("host{at}"),
-            usable_ram_mib: if dice.roll() % 4 == 0 { 0.0 } else { dice.fraction() * 65_536.0 },
-            usable_cpu: if dice.roll() % 4 == 0 { 0.0 } else { dice.fraction() * 100_000.0 },
+            usable_ram_mib: if dice.roll().is_multiple_of(4) { 0.0 } else { dice.fraction() * 65_536.0 },
+            usable_cpu: if dice.roll().is_multiple_of(4) { 0.0 } else { dice.fraction() * 100_000.0 },
             vms: (dice.roll() % 40) as u32,
             properties: Properties::new(),
         })
