@@ -1,6 +1,6 @@
 //! The connect machine: what happens between a checked connect request and the first byte of the desktop.
 //!
-//! Pure: events in, actions out, time as an argument. Its shell is [`crate::connect`].
+//! Pure: events in, actions out, time as an argument. Its shell is the private module `connect`.
 //!
 //! ```text
 //! fresh ─▶ acquiring ⇄ displacing ─▶ contending ─┐

@@ -3,7 +3,6 @@
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
-use proptest::strategy::ValueTree as _;
 use qvd_core::model::VmRuntime;
 use qvd_core::state::{UserCommand, UserState, VmCommand, VmState, XState};
 use qvd_core::{HostId, RunId, SessionId, VmId};
@@ -587,21 +586,74 @@ fn reachable(depth: usize) -> Vec<(Machine, Option<Action>, Instant)> {
     found
 }
 
+/// Each event, those with a row with each kind of row.
+fn every_event() -> Vec<Event> {
+    let changed = |change: fn(&mut VmRuntime)| {
+        let mut row = row(VmState::Running);
+        change(&mut row);
+        Box::new(row)
+    };
+    let mut rows: Vec<Box<VmRuntime>> = VmState::ALL.iter().map(|state| boxed(*state)).collect();
+    rows.push(Box::new(claimed()));
+    rows.push(changed(|r| r.user_cmd = Some(UserCommand::Abort)));
+    rows.push(changed(|r| r.session_id = Some(OTHER)));
+    rows.push(changed(|r| r.blocked = true));
+    rows.push(changed(|r| {
+        r.session_id = None;
+        r.user_state = UserState::Disconnected;
+    }));
+    let with_row = [
+        Event::Acquired as fn(Box<VmRuntime>) -> Event,
+        Event::NotAcquired,
+        Event::Claimed,
+        Event::NotClaimed,
+        Event::Row,
+        Event::NotCommitted,
+    ];
+    let mut events: Vec<Event> =
+        with_row.into_iter().flat_map(|event| rows.iter().cloned().map(event)).collect();
+    events.extend(XState::ALL.iter().map(|state| Event::XState(*state)));
+    events.extend([
+        Event::Begin,
+        Event::AbortAsked,
+        Event::HookPassed,
+        Event::NoHost,
+        Event::NoHostClaimed,
+        Event::RowGone,
+        Event::RowUnread,
+        Event::XStateUnknown,
+        Event::XStarted,
+        Event::XRefused("no".into()),
+        Event::XSilent("no".into()),
+        Event::Dialled,
+        Event::NotDialled("no".into()),
+        Event::Committed,
+        Event::Switched,
+        Event::Failed(Failure::Database),
+        Event::Failed(Failure::Hook),
+        Event::ClientGone,
+        Event::Aborted,
+        Event::Stopping,
+        Event::Woken,
+        Event::Deadline,
+    ]);
+    events
+}
+
 #[test]
 fn every_phase_takes_every_event_without_getting_stuck() {
     let machines = reachable(10_000);
-    let mut runner = proptest::test_runner::TestRunner::deterministic();
-    let mut pairs = 0;
+    let phases: std::collections::BTreeSet<String> = machines.iter().map(|(m, ..)| m.phase_name()).collect();
     for (machine, waiting, now) in &machines {
-        for _ in 0..60 {
-            let event = any_event().new_tree(&mut runner).unwrap().current();
-            let mut after = machine.clone();
-            let actions = after.step(event.clone(), *now);
-            check(machine, &after, waiting.as_ref(), &event, &actions);
-            pairs += 1;
+        for event in every_event() {
+            for now in [*now, machine.deadline().unwrap_or(*now), *now + Duration::from_secs(3600)] {
+                let mut after = machine.clone();
+                let actions = after.step(event.clone(), now);
+                check(machine, &after, waiting.as_ref(), &event, &actions);
+            }
         }
     }
-    assert!(machines.len() >= 20 && pairs > 1000, "{} machines", machines.len());
+    assert!(phases.len() >= 24, "{} phases were reached: {phases:?}", phases.len());
 }
 
 /// What must hold of every step.
