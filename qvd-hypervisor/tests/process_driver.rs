@@ -46,6 +46,7 @@ async fn inside_is_a_small_world_of_its_own() {
            touch \"$HOME/letter\" && echo home=writable
            touch /tmp/x /dev/shm/y && echo tmp=writable
            cat /run/qvd-host/*/*/shared/note
+           echo blocked=$(sed -n 's/^SigBlk:[[:space:]]*0*//p' /proc/self/status)
            echo privileges=$(grep NoNewPrivs /proc/self/status | tr -dc 01)
            ls -d /run/user/$(id -u)
          } > $run/report 2>&1
@@ -69,6 +70,7 @@ async fn inside_is_a_small_world_of_its_own() {
         "usr=read-only",
         "note=seen",
         "privileges=1",
+        "blocked=",
         &format!("/run/user/{uid}"),
     ] {
         assert!(report.lines().any(|found| found.trim_end() == line), "no '{line}' in:\n{report}");
@@ -436,6 +438,18 @@ async fn without_namespaces_the_holder_ends_every_descendant() {
         until("a killed holder's machine is gone", || (process.life().unwrap() == Life::Gone).then_some(()))
             .await;
     }
+    lab.end().await;
+}
+
+#[tokio::test]
+async fn it_keeps_every_law_of_a_driver() {
+    use qvd_core::testkit::conformance::{self, DriverSubject};
+    let lab = Lab::new("trap 'exit 0' TERM\nwhile :; do sleep 60 & wait $!; done");
+    let settings = lab.settings.clone();
+    let open = move || -> std::sync::Arc<dyn Hypervisor> {
+        std::sync::Arc::new(qvd_hypervisor::drivers::process::ProcessDriver::new(settings.clone()))
+    };
+    conformance::hypervisor(DriverSubject::new(open)).await;
     lab.end().await;
 }
 

@@ -20,7 +20,9 @@ use serde::{Deserialize, Serialize};
 use super::records::{Account, Isolation, Order};
 use super::view::{self, StepFailed, View};
 use super::{GUEST_BIN, GUEST_RUN};
-use crate::hostops::{adopt_orphans, descendants, die_with_parent, forbid_new_privileges};
+use crate::hostops::{
+    adopt_orphans, descendants, die_with_parent, forbid_new_privileges, unblock_signals_in,
+};
 
 /// What init tells the holder, one JSON document per line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -162,7 +164,7 @@ fn start_agent(birth: &Birth<'_>, own_namespaces: bool) -> Result<Pid, StepFaile
         // Groups go too: the standard library drops them all when root changes the user.
         command.gid(order.account.gid).uid(order.account.uid);
     }
-    let child = step(operation(), command.spawn())?;
+    let child = step(operation(), unblock_signals_in(&mut command).spawn())?;
     Ok(Pid::from_raw(child.id() as i32))
 }
 

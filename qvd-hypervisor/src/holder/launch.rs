@@ -138,7 +138,7 @@ fn refuse_to_follow_the_living(dir: &Path, order: &Order) -> Result<(), Report> 
 
 fn make_groups(order: &Order) -> VmCgroups {
     let limits = CgroupLimits { memory: order.memory, processes: order.processes };
-    let place = CgroupPlace::new(&order.cgroup_mount, &order.node);
+    let place = CgroupPlace::new(&order.cgroup_mount, &order.cgroup_name);
     let made = place.create(VmId::new(order.vm_id), limits).and_then(|groups| {
         groups.enter_monitor()?;
         Ok(groups)

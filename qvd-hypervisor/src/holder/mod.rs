@@ -73,6 +73,9 @@ pub const GUEST_HOME: &str = "/home";
 /// Must be called before any thread exists. Words: `run DIR NONCE` obeys the order file in a machine's directory;
 /// `probe DIR` tries in an empty directory what this system allows and prints a [`ProbeReport`].
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    // Whoever started the daemon may have blocked signals, and every program below would inherit that: nxagent then
+    // waits for ever for a child that it cannot terminate.
+    let _ = nix::sys::signal::SigSet::empty().thread_set_mask();
     let args: Vec<OsString> = args.into_iter().collect();
     let words: Vec<&str> = args.iter().map(|word| word.to_str().unwrap_or_default()).collect();
     match words.as_slice() {

@@ -83,6 +83,8 @@ pub struct Order {
     pub processes: u32,
     /// Mount point of the control groups.
     pub cgroup_mount: PathBuf,
+    /// Name of this installation's control groups below `qvd.slice`.
+    pub cgroup_name: String,
     /// The agent's program, on the host.
     pub agent: PathBuf,
     /// Directories of the host that stay visible although something covers them.

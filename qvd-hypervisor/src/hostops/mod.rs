@@ -22,7 +22,7 @@ pub use fake::FakeHost;
 pub use files::write_atomically;
 pub use fork::{
     Fork, Namespaces, adopt_orphans, close_inherited, die_with_parent, forbid_new_privileges, fork,
-    spawn_init,
+    spawn_init, unblock_signals_in,
 };
 pub use host::{HostOps, LockState, SystemHost};
 pub use lock::{LockContent, LockOutcome, VmLock};

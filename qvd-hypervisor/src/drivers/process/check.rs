@@ -158,7 +158,7 @@ pub fn apparmor_profile(program: &Path) -> String {
 }
 
 fn cgroups(settings: &ProcessSettings) -> Check {
-    let place = CgroupPlace::new(&settings.cgroup_mount, &settings.node);
+    let place = CgroupPlace::new(&settings.cgroup_mount, &settings.cgroup_name());
     // No machine has this number.
     let limits = CgroupLimits { memory: 1 << 30, processes: 64 };
     let found = place.create(VmId::new(0), limits).map(|groups| {

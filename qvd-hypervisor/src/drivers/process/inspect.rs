@@ -64,7 +64,7 @@ pub(super) fn look(settings: &ProcessSettings, ops: &dyn HostOps, vm: VmId) -> i
     let lock = ops
         .lock_state(&lock_file)
         .map_err(|error| named(&format!("ask for '{}'", lock_file.display()), error))?;
-    let place = CgroupPlace::new(&settings.cgroup_mount, &settings.node);
+    let place = CgroupPlace::new(&settings.cgroup_mount, &settings.cgroup_name());
     let groups = match &current {
         Some(record) if !record.cgroups.is_empty() => record.cgroups.clone(),
         _ => place.find(vm),
@@ -118,7 +118,7 @@ pub(super) fn judge(evidence: &Evidence, node: &str) -> Verdict {
 pub(super) fn machines(settings: &ProcessSettings) -> io::Result<Vec<VmId>> {
     let mut found: Vec<VmId> =
         list(&settings.vms_dir())?.iter().filter_map(|name| name.parse().ok()).collect();
-    found.extend(CgroupPlace::new(&settings.cgroup_mount, &settings.node).machines());
+    found.extend(CgroupPlace::new(&settings.cgroup_mount, &settings.cgroup_name()).machines());
     found.extend(list(&settings.homefs_dir)?.iter().filter_map(|name| crate::disk::homes::vm_of_lock(name)));
     found.sort_unstable();
     found.dedup();

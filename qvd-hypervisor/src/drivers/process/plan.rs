@@ -112,6 +112,7 @@ pub(super) fn order(
         memory: spec.memory.bytes(),
         processes: PROCESSES,
         cgroup_mount: settings.cgroup_mount.clone(),
+        cgroup_name: settings.cgroup_name(),
         agent: settings.vma_program.clone(),
         exposed: settings.exposed.clone(),
         agent_config,

@@ -245,7 +245,7 @@ impl Host {
         };
         let dir = plan::vm_dir(&self.settings, vm);
         let recorded = self.record(vm).ok().flatten().map(|record| record.cgroups);
-        let found = CgroupPlace::new(&self.settings.cgroup_mount, &self.settings.node).find(vm);
+        let found = CgroupPlace::new(&self.settings.cgroup_mount, &self.settings.cgroup_name()).find(vm);
         for groups in recorded.into_iter().chain([found]) {
             groups.remove().map_err(|e| HypervisorError::host(vm, "remove its control groups", e))?;
         }

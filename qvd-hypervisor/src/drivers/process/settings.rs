@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use qvd_core::config::Config;
+use sha2::{Digest as _, Sha256};
 
 /// How the process driver works on this host.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,6 +89,14 @@ impl ProcessSettings {
             nxagent: optional("command.nxagent").unwrap_or_else(|| defaults.nxagent.clone()),
             ..defaults
         }
+    }
+
+    /// Name of this installation's control groups: two sites on one machine have machines with the same ids, and
+    /// often the same node name, but never the same run directory.
+    pub fn cgroup_name(&self) -> String {
+        let digest = Sha256::digest(self.run_dir.as_os_str().as_encoded_bytes());
+        let short: String = digest.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+        format!("{}-{short}", self.node)
     }
 
     /// The directory of all machines.
