@@ -426,6 +426,10 @@ impl Shell {
 /// Reports a step of an effect that goes on.
 type Reporter = Box<dyn Fn(Outcome) + Send + Sync>;
 
+/// A desktop also ends because its display died under it. That is told by the agent's own end, which comes this
+/// much later at most.
+const AFTERMATH: Duration = Duration::from_millis(500);
+
 /// A desktop that fails within this time never was one.
 const AT_ONCE: Duration = Duration::from_secs(5);
 
@@ -470,20 +474,26 @@ async fn listen(mut agent: RunningAgent, number: u64, messages: mpsc::WeakSender
 /// Watches a desktop, and ends what is left of it when it has ended or is told to.
 async fn supervise(
     mut desktop: RunningDesktop,
-    stopped: oneshot::Receiver<()>,
+    mut stopped: oneshot::Receiver<()>,
     number: u64,
     messages: mpsc::WeakSender<Message>,
 ) {
     let started = Instant::now();
-    tokio::select! {
-        status = desktop.ended() => {
-            let message = Message::DesktopEnded(number, status.ok(), started.elapsed());
-            if let Some(messages) = messages.upgrade() {
-                drop(messages.send(message).await);
-            }
-        }
+    let status = tokio::select! {
+        status = desktop.ended() => Some(status.ok()),
         // The shell lets go of its end; nothing is ever sent.
-        _ = stopped => {}
+        _ = &mut stopped => None,
+    };
+    if let Some(status) = status {
+        let lived = started.elapsed();
+        tokio::select! {
+            () = tokio::time::sleep(AFTERMATH) => {
+                if let Some(messages) = messages.upgrade() {
+                    drop(messages.send(Message::DesktopEnded(number, status, lived)).await);
+                }
+            }
+            _ = stopped => {}
+        }
     }
     desktop.end().await;
 }
