@@ -6,6 +6,7 @@ use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ use tokio::time::timeout;
 
 use super::output::{Output, Said};
 use super::private_dir::PrivateDir;
-use super::relay::relay;
+use super::relay::{Moment, relay};
 use crate::connect::{Listener, Session};
 use crate::error::{Error, Result};
 use crate::progress::Progress;
@@ -166,7 +167,11 @@ impl NxProxy {
         cancel: impl Future<Output = ()> + Unpin,
     ) -> Result<Ended> {
         let (server, early) = session.into_stream();
-        let relaying = relay(server, &early, local, || (self.listener)(Progress::FirstBytes));
+        let closed_by_server = AtomicBool::new(false);
+        let relaying = relay(server, &early, local, |moment| match moment {
+            Moment::FirstBytes => (self.listener)(Progress::FirstBytes),
+            Moment::Closed => closed_by_server.store(true, Ordering::Relaxed),
+        });
         tokio::pin!(relaying);
         let mut relayed = false;
         let status = tokio::select! {
@@ -191,11 +196,16 @@ impl NxProxy {
         };
         if !relayed {
             // What nxproxy said last still goes out; the server is not waited for.
-            let _ = timeout(DRAIN_LIMIT, relaying).await;
+            let _ = timeout(DRAIN_LIMIT, &mut relaying).await;
         }
         let output = process.output().await;
         if output.started() {
-            Ok(Ended { status, complaint: output.complaint() })
+            // nxproxy cannot tell a server that took the session away from a broken network; the stream's end can.
+            let taken = "the server closed it: connected from elsewhere, or stopped by the administrator";
+            let complaint = output
+                .complaint()
+                .map(|words| if closed_by_server.load(Ordering::Relaxed) { taken.to_owned() } else { words });
+            Ok(Ended { status, complaint })
         } else {
             Err(Error::NxProxyFailed { last_words: output.last_words() })
         }

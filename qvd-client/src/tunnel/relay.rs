@@ -7,51 +7,64 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 /// Bytes taken at once; a TLS record holds no more.
 const CHUNK: usize = 16 << 10;
 
+/// What happened on the server's side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Moment {
+    /// Its first bytes were handed over.
+    FirstBytes,
+    /// It ended the stream, in order.
+    Closed,
+}
+
 /// Sends `early` to `local`, then copies both ways. An end on one side is passed on to the other side's writing half,
-/// and the other way goes on. `on_first` is called when the server's first bytes were handed over.
+/// and the other way goes on.
 pub(super) async fn relay(
     server: impl AsyncRead + AsyncWrite,
     early: &[u8],
     local: impl AsyncRead + AsyncWrite,
-    mut on_first: impl FnMut(),
+    on: impl Fn(Moment),
 ) -> io::Result<()> {
     let (server_read, server_write) = tokio::io::split(server);
     let (local_read, mut local_write) = tokio::io::split(local);
     let down = async {
         if !early.is_empty() {
             local_write.write_all(early).await?;
-            on_first();
-            copy(server_read, local_write, || ()).await
-        } else {
-            copy(server_read, local_write, on_first).await
+            on(Moment::FirstBytes);
         }
+        let mut told = !early.is_empty();
+        copy(server_read, local_write, |moment| {
+            if moment == Moment::Closed || !std::mem::replace(&mut told, true) {
+                on(moment);
+            }
+        })
+        .await
     };
-    let up = copy(local_read, server_write, || ());
+    let up = copy(local_read, server_write, |_| ());
     tokio::try_join!(down, up).map(|_| ())
 }
 
 async fn copy(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
-    mut on_first: impl FnMut(),
+    mut on: impl FnMut(Moment),
 ) -> io::Result<()> {
     let mut buffer = vec![0; CHUNK];
     let mut first = true;
     loop {
-        let length = match from.read(&mut buffer).await {
-            Ok(length) => length,
-            // Ended without TLS's good-bye: the NX protocol has its own.
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => 0,
+        match from.read(&mut buffer).await {
+            Ok(0) => {
+                on(Moment::Closed);
+                break;
+            }
+            Ok(length) => to.write_all(&buffer[..length]).await?,
+            // Ended without TLS's good-bye: a break, after which what was read is still good.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => break,
             Err(error) => return Err(error),
-        };
-        if length == 0 {
-            break;
         }
-        to.write_all(&buffer[..length]).await?;
         to.flush().await?;
         if first {
             first = false;
-            on_first();
+            on(Moment::FirstBytes);
         }
     }
     // The other side may have gone already, which is what an end is about.
@@ -61,7 +74,7 @@ async fn copy(
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::cell::RefCell;
 
     use super::*;
 
@@ -69,10 +82,8 @@ mod tests {
     async fn early_bytes_come_first_and_half_an_end_is_only_half() {
         let (server, mut far_server) = tokio::io::duplex(64);
         let (local, mut far_local) = tokio::io::duplex(64);
-        let firsts = AtomicUsize::new(0);
-        let relaying = relay(server, b"NX", local, || {
-            firsts.fetch_add(1, Ordering::Relaxed);
-        });
+        let moments = RefCell::new(Vec::new());
+        let relaying = relay(server, b"NX", local, |moment| moments.borrow_mut().push(moment));
         let script = async {
             far_server.write_all(b"PROXY").await.unwrap();
             let mut greeting = [0; 7];
@@ -93,6 +104,6 @@ mod tests {
         };
         let (relayed, ()) = tokio::join!(relaying, script);
         relayed.unwrap();
-        assert_eq!(firsts.load(Ordering::Relaxed), 1);
+        assert_eq!(moments.into_inner(), [Moment::FirstBytes, Moment::Closed]);
     }
 }
