@@ -28,10 +28,12 @@ pub struct UserScreen {
 }
 
 impl UserScreen {
-    /// The caller's screen, when there is one that answers.
+    /// The caller's screen, when it is on this machine and admits the caller by user: NX hands on no cookie, so a
+    /// screen behind ssh, for one, cannot show an NX window.
     pub fn from_environment() -> Option<Self> {
-        let name = std::env::var("DISPLAY").ok().filter(|name| !name.is_empty())?;
-        Display::open(&name).ok().map(|_| Self { name })
+        let name = std::env::var("DISPLAY").ok()?;
+        let number = name.strip_prefix(':')?.split('.').next()?.parse().ok()?;
+        Display::admits_this_user(number).then_some(Self { name })
     }
 
     /// Name for `DISPLAY`.
@@ -79,7 +81,8 @@ impl Screen {
         let number = wait_until("Xvfb's display number", Duration::from_secs(20), || {
             server.lines().iter().find_map(|line| line.trim().parse::<u32>().ok())
         })?;
-        fs::write(&authority, authority_record(Some(number), &cookie)).context("cannot write the X authority")?;
+        fs::write(&authority, authority_record(Some(number), &cookie))
+            .context("cannot write the X authority")?;
 
         let settings = dir.join("jwmrc");
         fs::write(&settings, "<?xml version=\"1.0\"?>\n<JWM><Desktops width=\"1\" height=\"1\"/></JWM>\n")
@@ -94,6 +97,7 @@ impl Screen {
         let manager = Process::start("jwm", command, &dir.join("jwm.log"))?;
         let screen = Self::Own(Box::new(OwnScreen { manager, server, number, authority, cookie }));
         let display = screen.open()?;
+        display.admit_user(nix::unistd::geteuid().as_raw())?;
         wait_until("the window manager on the screen", Duration::from_secs(20), || {
             display.has_window_manager().then_some(())
         })?;

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result, bail};
 use x11rb::connection::Connection as _;
 use x11rb::protocol::xproto::{
-    AtomEnum, ConnectionExt as _, GetImageReply, ImageFormat, MapState, Window as XWindow,
+    AtomEnum, ConnectionExt as _, Family, GetImageReply, HostMode, ImageFormat, MapState, Window as XWindow,
 };
 use x11rb::rust_connection::{DefaultStream, RustConnection};
 
@@ -65,6 +65,29 @@ impl Display {
         )
         .with_context(|| format!("X display :{number} refuses"))?;
         Ok(Self::with(connection, 0))
+    }
+
+    /// Whether display `number` on this machine admits the caller by user, without a cookie.
+    pub fn admits_this_user(number: u32) -> bool {
+        let connect = || -> Result<()> {
+            let (stream, _) = DefaultStream::from_unix_stream(abstract_socket(number)?)?;
+            RustConnection::connect_to_stream_with_auth_info(stream, 0, Vec::new(), Vec::new())?;
+            Ok(())
+        };
+        connect().is_ok()
+    }
+
+    /// Lets a user of this machine in without a cookie, as a login on an ordinary X desktop does for its user.
+    ///
+    /// # Errors
+    ///
+    /// When the connection is gone.
+    pub fn admit_user(&self, uid: u32) -> Result<()> {
+        let who = format!("localuser\0#{uid}");
+        self.connection
+            .change_hosts(HostMode::INSERT, Family::SERVER_INTERPRETED, who.as_bytes())?
+            .check()
+            .context("the X server does not admit its user")
     }
 
     fn with(connection: RustConnection, screen: usize) -> Self {
