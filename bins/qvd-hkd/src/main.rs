@@ -1,3 +1,148 @@
-//! The `qvd-hkd` program.
+//! The house-keeping daemon of a node: `qvd-hkd [-f FILE] [--set KEY=VALUE]… [-X] [--check-config] [--keep-vms]`.
+//!
+//! | signal | does |
+//! |---|---|
+//! | SIGTERM, SIGINT | stops every virtual machine of this node, then ends |
+//! | SIGUSR2 | ends and leaves them running for the next daemon (restart, upgrade) |
+//! | SIGHUP | reads the database's configuration again |
+//! | SIGUSR1 | logs how many are in which state |
+//!
+//! `qvd-hkd holder …` is what the process driver starts for each of its virtual machines, not a command for people.
 
-fn main() {}
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Parser;
+use qvd_bin_common::{
+    Asked, ConfigFiles, Failure, LogTo, Signals, init_tracing, load_config, open_db, report,
+};
+use qvd_core::ErrorKind;
+use qvd_core::config::Config;
+use qvd_core::error::chain;
+use qvd_core::hypervisor::Hypervisor;
+use qvd_db::Db;
+use qvd_hypervisor::drivers::nothing::NothingDriver;
+use qvd_hypervisor::drivers::process::{ProcessDriver, ProcessSettings};
+use qvd_hypervisor::hkd::{self, Control, HkdSettings, Shutdown};
+use tokio::sync::mpsc;
+
+/// The house-keeping daemon of a QVD node: runs its virtual machines.
+#[derive(Debug, Parser)]
+#[command(name = "qvd-hkd", version)]
+struct Args {
+    /// Configuration file to read instead of node.conf and node.conf.d.
+    #[arg(short = 'f', long = "config-file", visible_alias = "config", value_name = "FILE")]
+    config: Option<PathBuf>,
+
+    /// Sets a configuration key; wins over files and database.
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = key_and_value)]
+    set: Vec<(String, String)>,
+
+    /// Log to standard error.
+    #[arg(short = 'X', long = "foreground")]
+    foreground: bool,
+
+    /// Check the configuration files and end.
+    #[arg(long)]
+    check_config: bool,
+
+    /// Leave virtual machines running at SIGTERM too; the next daemon of this node goes on with them.
+    #[arg(long)]
+    keep_vms: bool,
+}
+
+fn main() -> ExitCode {
+    // Before any thread exists: a holder makes namespaces.
+    let mut words = std::env::args_os().skip(1);
+    if words.next().is_some_and(|word| word == "holder") {
+        return qvd_hypervisor::holder::main(words);
+    }
+    let args = Args::parse();
+    // The database's connections may use TLS. A second provider is no error: then one is there.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    match run(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => report("qvd-hkd", &failure),
+    }
+}
+
+fn run(args: &Args) -> Result<(), Failure> {
+    let env = |name: &str| std::env::var(name).ok();
+    let config = load_config(&ConfigFiles::node(args.config.as_deref(), &env), &env, &args.set)?;
+    if config.text("nodename").is_empty() {
+        let text = "configuration key 'nodename' is not set; write it into node.conf";
+        return Err(Failure::new(ErrorKind::Invalid, text));
+    }
+    qvd_bin_common::backend(&config)?;
+    if args.check_config {
+        return Ok(());
+    }
+    init_tracing(&config, if args.foreground { LogTo::Stderr } else { LogTo::Configured }, &env);
+    let runtime = tokio::runtime::Runtime::new()
+        .map_err(|e| Failure::new(ErrorKind::Internal, "cannot start the runtime").because(e))?;
+    runtime.block_on(keep_house(config, args.keep_vms))
+}
+
+async fn keep_house(config: Config, keep_vms: bool) -> Result<(), Failure> {
+    let mut signals = Signals::new()
+        .map_err(|e| Failure::new(ErrorKind::Internal, "cannot listen to signals").because(e))?;
+    let db = tokio::select! {
+        opened = database(&config) => opened?,
+        () = signals.stop() => return Ok(()),
+    };
+    let node = config.text("nodename");
+    let (controls, wishes) = mpsc::channel(4);
+    let mut settings = HkdSettings::new(db, config.clone(), node).controls(wishes);
+    for driver in drivers(&config)? {
+        settings = settings.hypervisor(driver);
+    }
+    let asked = listen(signals, controls, keep_vms);
+    hkd::run(settings, asked).await.map_err(|e| Failure::new(e.kind(), "the daemon stopped").because(e))
+}
+
+/// Turns signals into wishes until one of them asks for the end.
+async fn listen(mut signals: Signals, controls: mpsc::Sender<Control>, keep_vms: bool) -> Shutdown {
+    loop {
+        let control = match signals.next().await {
+            Asked::Stop if keep_vms => return Shutdown::KeepVms,
+            Asked::Stop => return Shutdown::Stop,
+            Asked::Leave => return Shutdown::KeepVms,
+            Asked::Reload => Control::Reload,
+            Asked::Report => Control::Report,
+        };
+        // A full channel holds the same wish already.
+        let _ = controls.try_send(control);
+    }
+}
+
+/// Every built-in driver; which of them work here is found out by their checks.
+fn drivers(config: &Config) -> Result<Vec<Arc<dyn Hypervisor>>, Failure> {
+    let program = std::env::current_exe()
+        .map_err(|e| Failure::new(ErrorKind::Internal, "cannot find the running program").because(e))?;
+    let process = ProcessDriver::new(ProcessSettings::from_config(config, &program));
+    let nothing = NothingDriver::from_config(config);
+    Ok(vec![Arc::new(process), Arc::new(nothing)])
+}
+
+/// A node may come up before its database does.
+async fn database(config: &Config) -> Result<Db, Failure> {
+    loop {
+        match open_db(config).await {
+            Err(failure) if failure.kind() == ErrorKind::Unavailable => {
+                tracing::warn!("{}; trying again", chain(&failure));
+                tokio::time::sleep(RETRY).await;
+            }
+            opened => return opened,
+        }
+    }
+}
+
+fn key_and_value(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("not KEY=VALUE")?;
+    Ok((key.trim().to_owned(), value.trim().to_owned()))
+}
+
+/// Between tries to reach the database at the start.
+const RETRY: Duration = Duration::from_secs(5);

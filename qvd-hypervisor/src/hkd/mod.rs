@@ -25,7 +25,6 @@ pub mod expiry;
 pub mod failure;
 pub mod host_machine;
 mod lock;
-mod looks;
 pub mod monitor;
 mod node;
 mod reconcile;

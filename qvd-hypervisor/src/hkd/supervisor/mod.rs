@@ -2,34 +2,36 @@
 //!
 //! It waits for nothing but events: a query of the database, an inspection, a write are futures beside the loop.
 
+mod expired;
+mod looks;
+mod tasks;
+
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use qvd_core::VmId;
 use qvd_core::config::Config;
 use qvd_core::error::chain;
-use qvd_core::state::{HostCommand, UserState, VmState};
-use qvd_core::{RunId, TenantId, VmId};
-use qvd_db::{Channel, Claimant, Hint, Subscription};
+use qvd_core::state::HostCommand;
+use qvd_db::{Channel, Hint, Subscription};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{Id, JoinError, JoinSet};
 
+use self::looks::{Looked, Looks, Scanned};
 use super::adopt::Foundling;
 use super::error::{Error, Result};
-use super::expiry::{self, Due};
 use super::host_machine::{End, HostAction, HostEvent, HostMachine, Shutdown};
 use super::lock::HkdLock;
-use super::looks::{self, Scanned};
 use super::node::{LiveConfig, Node};
 use super::settings::{Control, HkdSettings, host_limits};
 use super::slots::Slots;
 use super::start_up::{self, KnownHost, TakenOver};
 use super::ticker::{Confirmation, Rhythm, tick_until_lost};
-use super::vm_machine::Outcome;
-use super::vm_task::{self, Beginning, Ended, Order, TaskHandle};
+use super::vm_task::{Beginning, Ended, Order, TaskHandle};
 
 /// What an effect of the host machine brought.
 enum Brought {
@@ -49,15 +51,11 @@ enum Wake {
     Ended(Ended),
     Broken(JoinError),
     Lost(String),
-    Scanned(Read<Scanned>),
-    Expiry(Read<Vec<qvd_db::Expiring>>),
-    Reloaded(Read<Vec<(String, String)>>),
-    Buried(Read<usize>),
+    Looked(Looked),
     Hint(Hint),
     Control(Control),
     Shutdown(Shutdown),
     Deadline,
-    Timer,
 }
 
 /// The daemon while it lives.
@@ -87,16 +85,8 @@ pub(crate) struct Supervisor {
 
     subscription: Option<Subscription>,
     ticker: Option<BoxFuture<'static, String>>,
-    scan: Option<BoxFuture<'static, Read<Scanned>>>,
-    expiry: Option<BoxFuture<'static, Read<Vec<qvd_db::Expiring>>>>,
-    reload: Option<BoxFuture<'static, Read<Vec<(String, String)>>>>,
-    burial: Option<BoxFuture<'static, Read<usize>>>,
+    looks: Looks,
     obeying: bool,
-    scan_at: Option<Instant>,
-    expiry_at: Option<Instant>,
-    reload_at: Option<Instant>,
-    burial_at: Option<Instant>,
-    forgotten_at: Option<Instant>,
 }
 
 impl Supervisor {
@@ -123,16 +113,8 @@ impl Supervisor {
             expired: HashMap::new(),
             subscription: None,
             ticker: None,
-            scan: None,
-            expiry: None,
-            reload: None,
-            burial: None,
+            looks: Looks::default(),
             obeying: false,
-            scan_at: None,
-            expiry_at: None,
-            reload_at: None,
-            burial_at: None,
-            forgotten_at: None,
         }
     }
 
@@ -166,8 +148,6 @@ impl Supervisor {
 
     async fn wait(&mut self) -> Wake {
         let deadline = self.machine.deadline();
-        let timer = [self.scan_at, self.expiry_at, self.reload_at, self.burial_at, self.forgotten_at];
-        let timer = timer.into_iter().flatten().min();
         tokio::select! {
             biased;
             outcome = finished(&mut self.effect) => Wake::Effect(outcome),
@@ -176,14 +156,10 @@ impl Supervisor {
                 Ok((_, ended)) => Wake::Ended(ended),
                 Err(error) => Wake::Broken(error),
             },
-            outcome = finished(&mut self.scan) => Wake::Scanned(outcome),
-            outcome = finished(&mut self.expiry) => Wake::Expiry(outcome),
-            outcome = finished(&mut self.reload) => Wake::Reloaded(outcome),
-            outcome = finished(&mut self.burial) => Wake::Buried(outcome),
+            looked = self.looks.next() => Wake::Looked(looked),
             hint = next_hint(&mut self.subscription) => Wake::Hint(hint),
             control = next_control(&mut self.controls) => Wake::Control(control),
             () = sleep_until(deadline) => Wake::Deadline,
-            () = sleep_until(timer) => Wake::Timer,
         }
     }
 
@@ -203,27 +179,29 @@ impl Supervisor {
                 tracing::error!(%reason, "this host was taken away: killing what runs here");
                 self.feed(HostEvent::Lost(reason));
             }
-            Wake::Scanned(outcome) => self.scanned(outcome),
-            Wake::Expiry(outcome) => self.expire(outcome),
-            Wake::Reloaded(outcome) => self.reloaded(outcome),
-            Wake::Buried(outcome) => match outcome {
-                Ok(0) => {}
-                Ok(sessions) => tracing::info!(sessions, "sessions of a dead router ended"),
-                Err(error) => {
-                    tracing::warn!(error = %chain(&error), "cannot end the sessions of dead routers")
-                }
-            },
+            Wake::Looked(Looked::Rows(outcome)) => self.scanned(outcome),
+            Wake::Looked(Looked::Limits(outcome)) => self.expire(outcome),
+            Wake::Looked(Looked::Config(outcome)) => self.reloaded(outcome),
+            Wake::Looked(Looked::Routers(Ok(0)) | Looked::Due) => {}
+            Wake::Looked(Looked::Routers(Ok(sessions))) => {
+                tracing::info!(sessions, "sessions of a dead router ended");
+            }
+            Wake::Looked(Looked::Routers(Err(error))) => {
+                tracing::warn!(error = %chain(&error), "cannot end the sessions of dead routers");
+            }
             Wake::Hint(hint) => self.hinted(hint),
-            Wake::Control(Control::Reload) => self.reload_at = Some(now()),
+            Wake::Control(Control::Reload) => self.looks.reload_at(now()),
             Wake::Control(Control::Report) => self.report(),
             Wake::Shutdown(how) => {
                 tracing::info!(?how, "told to end");
                 self.feed(HostEvent::Shutdown(how));
             }
             Wake::Deadline => self.feed(HostEvent::Deadline),
-            Wake::Timer => {}
         }
-        self.begin_what_is_due();
+        if let Some(node) = &self.node {
+            let runs = self.tasks.iter().map(|(vm, (_, task))| (*vm, task.run));
+            self.looks.begin_due(node, runs, now());
+        }
     }
 
     fn feed(&mut self, event: HostEvent) {
@@ -262,7 +240,7 @@ impl Supervisor {
             }
             HostAction::Obey => {
                 self.obeying = true;
-                self.scan_at = Some(now());
+                self.looks.obey(now());
                 if let Some(ready) = self.ready.take() {
                     let _ = ready.send(());
                 }
@@ -270,16 +248,16 @@ impl Supervisor {
             HostAction::StopObeying => {
                 self.obeying = false;
                 self.expired.clear();
-                (self.scan_at, self.expiry_at) = (None, None);
+                self.looks.stop_obeying();
             }
             HostAction::StopVms => self.drain(&Order::Stop),
             HostAction::KillVms => {
                 // A query that hangs holds up nobody any more.
-                self.scan = None;
+                self.looks.drop_scan();
                 self.drain(&Order::Kill);
             }
             HostAction::DisownVms => {
-                self.scan = None;
+                self.looks.drop_scan();
                 self.drain(&Order::GuardLost);
             }
             HostAction::DetachVms => {
@@ -353,7 +331,7 @@ impl Supervisor {
             probe: settings.probe,
             config: Arc::clone(&self.config),
         }));
-        (self.burial_at, self.forgotten_at) = (Some(now()), Some(now()));
+        self.looks.watch_routers(now());
     }
 
     fn start_ticker(&mut self) {
@@ -372,124 +350,17 @@ impl Supervisor {
         self.ticker = Some(start_up::AbortOnDrop::new(task).boxed());
     }
 
-    fn adopt(&mut self, found: Foundling) {
-        let Foundling { vm, run, past, driver, handle } = found;
-        tracing::info!(%vm, %run, ?past, driver = driver.name(), "found");
-        self.begin(vm, run, Beginning::Adopt { past, driver, handle });
-    }
-
-    fn begin(&mut self, vm: VmId, run: RunId, beginning: Beginning) {
-        let Some(node) = self.node.clone() else { return };
-        if self.tasks.contains_key(&vm) {
-            return;
-        }
-        let (handle, task) = vm_task::task(node, vm, run, beginning);
-        let id = self.running.spawn(task).id();
-        self.tasks.insert(vm, (id, handle));
-    }
-
-    fn task_ended(&mut self, ended: Ended) {
-        let Ended { vm, outcome } = ended;
-        self.tasks.remove(&vm);
-        self.left += usize::from(outcome == Outcome::Left);
-        let again = self.expired.remove(&vm).is_some_and(|again| again.load(Ordering::Relaxed));
-        if again && outcome == Outcome::Stopped {
-            self.start_again(vm);
-        }
-        // A start may have waited for this end, and a row for another look.
-        if self.obeying {
-            self.scan_at = Some(now());
-        }
-        self.tell_when_empty();
-    }
-
-    /// A bug ended a task. Its row still tells, so the next scan finds an orphan and looks into it.
-    fn task_broke(&mut self, error: &JoinError) {
-        let Some(vm) = self.tasks.iter().find(|(_, (id, _))| *id == error.id()).map(|(vm, _)| *vm) else {
-            return;
-        };
-        tracing::error!(%vm, %error, "the task of this VM broke");
-        self.task_ended(Ended { vm, outcome: Outcome::Left });
-    }
-
-    /// After a hard limit: claimed like any other start, so every rule of claims holds.
-    fn start_again(&self, vm: VmId) {
-        let Some(node) = self.node.clone() else { return };
-        tokio::spawn(async move {
-            match node.db.vms().claim(vm, node.host, Claimant::Router).await {
-                Ok(outcome) if outcome.is_updated() => tracing::info!(%vm, "expired VM starts again"),
-                Ok(_) => tracing::info!(%vm, "expired VM stays stopped: it cannot be started here"),
-                Err(error) => tracing::warn!(%vm, error = %chain(&error), "expired VM stays stopped"),
-            }
-        });
-    }
-
-    fn drain(&mut self, order: &Order) {
-        self.draining = true;
-        self.tasks.values().for_each(|(_, task)| task.tell(order.clone()));
-    }
-
-    fn tell_when_empty(&mut self) {
-        if self.draining && self.tasks.is_empty() && self.end.is_none() && self.scan.is_none() {
-            self.draining = false;
-            self.feed(HostEvent::Empty { left: self.left });
-        }
-    }
-
     fn hinted(&mut self, hint: Hint) {
         let at = now();
         match hint {
-            Hint::Notified(Channel::ConfigChanged) => self.reload_at = Some(at),
-            Hint::Notified(Channel::VmCommands(_)) => self.look_again(at),
-            Hint::Notified(Channel::HostCommands(_)) => self.scan_at = Some(at),
+            Hint::Notified(Channel::ConfigChanged) => self.looks.reload_at(at),
+            Hint::Notified(Channel::VmCommands(_) | Channel::HostCommands(_)) => self.looks.scan_at(at),
             Hint::Notified(Channel::UserCommands(_) | Channel::VmState) => {}
             Hint::Rescan => {
-                self.reload_at = Some(at);
-                self.look_again(at);
+                self.looks.reload_at(at);
+                self.looks.scan_at(at);
             }
         }
-    }
-
-    fn look_again(&mut self, at: Instant) {
-        (self.scan_at, self.expiry_at) = (Some(at), Some(at));
-    }
-
-    /// Begins each look whose time has come, unless it is going on already.
-    fn begin_what_is_due(&mut self) {
-        let Some(node) = self.node.clone() else { return };
-        let at = now();
-        let config = self.config.get();
-        let due = |time: &Option<Instant>| time.is_some_and(|time| time <= at);
-        if !self.obeying {
-            (self.scan_at, self.expiry_at) = (None, None);
-        }
-        if due(&self.scan_at) && self.scan.is_none() {
-            self.scan_at = Some(at + config.seconds("internal.hkd.agent.vm_command_handler.delay"));
-            self.scan = Some(looks::scan(Arc::clone(&node), self.runs()).boxed());
-        }
-        if due(&self.expiry_at) && self.expiry.is_none() {
-            self.expiry_at = Some(at + config.seconds("internal.hkd.agent.expiration_monitor.delay"));
-            let node = Arc::clone(&node);
-            self.expiry = Some(async move { node.db.vms().expiring(node.host).await }.boxed());
-        }
-        if due(&self.reload_at) && self.reload.is_none() {
-            self.reload_at = None;
-            let node = Arc::clone(&node);
-            self.reload = Some(async move { node.db.config().load(TenantId::DEFAULT).await }.boxed());
-        }
-        if due(&self.burial_at) && self.burial.is_none() {
-            let forgotten = due(&self.forgotten_at);
-            if forgotten {
-                self.forgotten_at = Some(at + config.seconds("internal.hkd.agent.l7rmonitor.delay"));
-            }
-            self.burial_at = Some(at + BURIAL);
-            let dir = config.path("path.run").join("l7r");
-            self.burial = Some(looks::bury(node, dir, forgotten).boxed());
-        }
-    }
-
-    fn runs(&self) -> HashMap<VmId, RunId> {
-        self.tasks.iter().map(|(vm, (_, task))| (*vm, task.run)).collect()
     }
 
     fn scanned(&mut self, outcome: Read<Scanned>) {
@@ -497,9 +368,7 @@ impl Supervisor {
             Ok(scanned) => scanned,
             Err(error) => {
                 tracing::warn!(error = %chain(&error), "cannot read what is to be done");
-                if self.obeying {
-                    self.scan_at = Some(now() + self.config.get().seconds("internal.hkd.agent.config.delay"));
-                }
+                self.looks.scan_at(now() + self.config.get().seconds("internal.hkd.agent.config.delay"));
                 self.tell_when_empty();
                 return;
             }
@@ -518,9 +387,9 @@ impl Supervisor {
         tell(findings.disowned, Order::GuardLost);
         let adopted = !foundlings.is_empty();
         foundlings.into_iter().for_each(|found| self.adopt(found));
-        if adopted && self.obeying {
+        if adopted {
             // A stop may wait for what has a task only now.
-            self.scan_at = Some(now());
+            self.looks.scan_at(now());
         }
         if findings.command == Some(HostCommand::Stop) {
             tracing::info!("told to stop by a command in the database");
@@ -529,69 +398,13 @@ impl Supervisor {
         self.tell_when_empty();
     }
 
-    fn expire(&mut self, outcome: Read<Vec<qvd_db::Expiring>>) {
-        let rows = match outcome {
-            Ok(rows) => rows,
-            Err(error) => {
-                tracing::warn!(error = %chain(&error), "cannot look for expired VMs");
-                return;
-            }
-        };
-        let period = self.config.get().seconds("internal.hkd.agent.expiration_monitor.delay");
-        for due in expiry::due(&rows, period) {
-            match due {
-                Due::Stop(vm) => self.stop_expired(vm),
-                Due::Alert(vm, limits) => self.alert(vm, limits),
-            }
-        }
-        if self.obeying {
-            self.expiry_at = Some(now() + expiry::next_look(&rows, period));
-        }
-    }
-
-    /// Whether it starts again is decided by who is connected at this moment, so that is read before the stop.
-    fn stop_expired(&mut self, vm: VmId) {
-        let (Some((_, task)), Some(node)) = (self.tasks.get(&vm), self.node.clone()) else { return };
-        if self.expired.contains_key(&vm) {
-            return;
-        }
-        tracing::info!(%vm, "hard limit passed: stopping");
-        let restart = Arc::new(AtomicBool::new(false));
-        self.expired.insert(vm, Arc::clone(&restart));
-        let policy = self.config.get().text("vm.expiration.hard.restart");
-        let stopper = task.orders();
-        tokio::spawn(async move {
-            let again = match policy.as_str() {
-                "never" => false,
-                "always" => true,
-                _ => {
-                    let row = node.db.vms().runtime(vm).await.ok().flatten();
-                    row.is_some_and(|row| row.user_state != UserState::Disconnected)
-                }
-            };
-            restart.store(again, Ordering::Relaxed);
-            let _ = stopper.send(Order::Stop);
-        });
-    }
-
-    fn alert(&self, vm: VmId, limits: qvd_core::vma::Params) {
-        let (Some((_, task)), Some(node)) = (self.tasks.get(&vm), self.node.clone()) else { return };
-        task.tell(Order::Alert(limits));
-        let run = task.run;
-        tokio::spawn(async move {
-            if let Err(error) = node.db.vms().record_alert(vm, node.host, run).await {
-                tracing::debug!(%vm, error = %chain(&error), "alert not recorded");
-            }
-        });
-    }
-
     fn reloaded(&mut self, outcome: Read<Vec<(String, String)>>) {
         let rows = match outcome {
             Ok(rows) => rows,
             Err(error) => {
                 tracing::warn!(error = %chain(&error), "cannot reload the configuration");
                 let delay = self.config.get().seconds("internal.hkd.agent.config.delay");
-                self.reload_at = Some(now() + delay);
+                self.looks.reload_at(now() + delay);
                 return;
             }
         };
@@ -613,23 +426,12 @@ impl Supervisor {
         }
         self.tasks.values().for_each(|(_, task)| task.tell(Order::Reconfigure));
     }
-
-    fn report(&self) {
-        let count =
-            |state: VmState| self.tasks.values().filter(|(_, task)| task.phase().vm_state() == state).count();
-        let counts: Vec<_> = VmState::ALL.iter().map(|state| format!("{state}={}", count(*state))).collect();
-        let usage = self.node.as_ref().map(|node| node.slots.usage()).unwrap_or_default();
-        tracing::info!(host = ?self.machine.phase(), vms = counts.join(" "), slots = ?usage, "report");
-    }
 }
 
 fn slot_counts(config: &Config) -> (usize, usize) {
     let count = |key: &str| usize::try_from(config.integer(key)).unwrap_or(1);
     (count("internal.hkd.max_heavy"), count("hkd.vm.starting.max"))
 }
-
-/// Between two looks at the locks of this node's routers; touches the database only when one died.
-const BURIAL: Duration = Duration::from_secs(1);
 
 async fn finished<T>(slot: &mut Option<BoxFuture<'static, T>>) -> T {
     let Some(future) = slot else { return std::future::pending().await };
