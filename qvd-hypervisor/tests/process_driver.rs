@@ -265,6 +265,22 @@ async fn the_end_of_the_agent_is_the_end_of_the_machine_and_its_words_are_kept()
 }
 
 #[tokio::test]
+async fn a_machine_that_eats_too_much_says_so() {
+    let lab = Lab::new("touch $run/up; exec tail /dev/zero");
+    let mut greedy = spec(1, 1);
+    greedy.memory = qvd_core::units::Mebibytes(48);
+    let vm = lab.start(&greedy).await;
+    let exit = tokio::time::timeout(LIMIT, vm.exited()).await.unwrap();
+    if lab.record(1).cgroups.limits_memory() {
+        assert!(exit.out_of_memory && exit.signal == Some(9), "{exit:?}");
+    } else {
+        // A limit per process: the allocation fails, and `tail` says why it gives up.
+        assert!(exit.last_words.contains("memory"), "{exit:?}");
+    }
+    lab.end().await;
+}
+
+#[tokio::test]
 async fn a_killed_holder_takes_its_machine_along() {
     let lab = Lab::new(PATIENT);
     let vm = lab.start(&spec(1, 1)).await;
