@@ -131,7 +131,7 @@ async fn bind(db: &Db, config: &Config, listen: Option<SocketAddr>) -> Result<Bo
 /// The one line that scripts and people wait for.
 fn announce(address: SocketAddr, fingerprint: Option<String>, dir: &Path) {
     let (scheme, certificate) = match fingerprint {
-        Some(fingerprint) => ("https", format!("sha256:{fingerprint}")),
+        Some(fingerprint) => ("https", fingerprint),
         None => ("http", "no-certificate".to_owned()),
     };
     println!("ready: {scheme}://{address}/ {certificate} config={}", dir.join("node.conf").display());
