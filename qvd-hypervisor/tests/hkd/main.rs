@@ -4,6 +4,12 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod crashes;
+mod drivers;
 mod life;
 mod node;
 mod site;
+
+#[cfg(feature = "process")]
+#[allow(dead_code)]
+#[path = "../lab/mod.rs"]
+mod lab;

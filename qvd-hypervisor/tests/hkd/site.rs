@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use qvd_core::config::Config;
-use qvd_core::hypervisor::Endpoint;
+use qvd_core::hypervisor::{Endpoint, Hypervisor};
 use qvd_core::model::VmRuntime;
 use qvd_core::state::{HostState, VmState};
 use qvd_core::testkit::fakes::{FakeHypervisor, FakeVma};
@@ -112,9 +112,13 @@ impl Site {
     }
 
     pub(crate) fn settings(&self) -> HkdSettings {
-        let (agents, answer, driver) =
-            (Arc::clone(&self.agents), Arc::clone(&self.agents_answer), self.driver.clone());
-        HkdSettings::new(self.db.clone(), self.config(), NODE).hypervisor(Arc::new(driver.clone())).vma(
+        self.settings_with(Arc::new(self.driver.clone()))
+    }
+
+    /// Settings with another driver; agents stay fakes.
+    pub(crate) fn settings_with(&self, driver: Arc<dyn Hypervisor>) -> HkdSettings {
+        let (agents, answer) = (Arc::clone(&self.agents), Arc::clone(&self.agents_answer));
+        HkdSettings::new(self.db.clone(), self.config(), NODE).hypervisor(driver).vma(
             move |endpoint: &Endpoint| -> Arc<dyn Vma> {
                 Arc::new(agent_at(&agents, &answer, &endpoint.address_text()))
             },
