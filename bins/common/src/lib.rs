@@ -1,5 +1,5 @@
-//! What every QVD program does first, and nothing that a library would want: configuration files → [`Config`],
-//! [`Config`] → `Db`, the log, signals and the exit code.
+//! What every QVD program does first, and nothing that a library would want: configuration files → [`Config`](qvd_core::config::Config),
+//! [`Config`](qvd_core::config::Config) → `Db`, the log, signals and the exit code.
 //!
 //! | step | function |
 //! |---|---|

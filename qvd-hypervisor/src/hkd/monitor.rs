@@ -1,4 +1,4 @@
-//! Is the agent inside a virtual machine alive? Counters here, the asking in [`AgentMonitor`].
+//! Is the agent inside a virtual machine alive? Counters here, the asking in `AgentMonitor`.
 //!
 //! Dead means both: more than so many failures in a row, and longer than so long since the last answer. The first
 //! alone would punish a short hiccup of many quick questions, the second alone one lost answer after a long pause.

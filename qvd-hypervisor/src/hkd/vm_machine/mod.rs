@@ -1,6 +1,6 @@
 //! The life of one virtual machine on this host: what happened in, what to do out. One machine for all drivers.
 //!
-//! It reads no clock, draws no random number and performs nothing; [`vm_task`](super::vm_task) does. The states are
+//! It reads no clock, draws no random number and performs nothing; `hkd::vm_task` does. The states are
 //! those of the row; the finer [`Phase`]s exist here alone. A test holds this diagram against the code.
 //!
 //! ```text
