@@ -104,8 +104,16 @@ impl Pools {
     pub(crate) async fn begin(&self) -> Result<WriteTransaction> {
         const OPERATION: &str = "begin a transaction";
         Ok(match self {
+            // The driver forgets a transaction whose `begin` was dropped half way: the connection would go back to
+            // the pool inside it, and what the next user writes without a transaction would never be committed.
             Self::Postgres(pool) => {
-                WriteTransaction::Postgres(pool.begin().await.map_err(|e| Error::of(OPERATION, e))?)
+                let pool = pool.clone();
+                let begun =
+                    to_the_end(
+                        OPERATION,
+                        async move { pool.begin().await.map_err(|e| Error::of(OPERATION, e)) },
+                    );
+                WriteTransaction::Postgres(begun.await?)
             }
             // A transaction that reads first and then wants to write fails at once when another has written.
             Self::Sqlite { writer, .. } => WriteTransaction::Sqlite(
@@ -144,6 +152,21 @@ impl WriteTransaction {
 
     pub(crate) fn is_postgres(&self) -> bool {
         matches!(self, Self::Postgres(_))
+    }
+}
+
+/// Runs something to its end, whether or not the one who waits for it is dropped.
+pub(crate) async fn to_the_end<T: Send + 'static>(
+    operation: &'static str,
+    future: impl Future<Output = Result<T>> + Send + 'static,
+) -> Result<T> {
+    match tokio::spawn(future).await {
+        Ok(outcome) => outcome,
+        Err(ended) => match ended.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The runtime is shutting down.
+            Err(_) => Err(Error::of(operation, sqlx::Error::WorkerCrashed)),
+        },
     }
 }
 

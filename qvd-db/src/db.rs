@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use qvd_core::Secret;
 
-use crate::backend::{Pools, WriteTransaction};
+use crate::backend::{Pools, WriteTransaction, to_the_end};
 use crate::error::Result;
 use crate::migrate;
 use crate::notify::{Channel, Hub, Subscription};
+use crate::retry::Attempts;
 use crate::row::Row;
 use crate::sql::{Sql, sql};
 use crate::value::{Value, params};
@@ -160,9 +161,15 @@ impl Db {
         self.inner.pools.close().await;
     }
 
-    /// Runs a statement that only reads.
+    /// Runs a statement that only reads; again when a serializable server gave it up in favour of a writer.
     pub(crate) async fn read(&self, sql: &Sql, params: Vec<Value>) -> Result<Vec<Row>> {
-        self.inner.pools.read(sql, params).await
+        let mut attempts = Attempts::new();
+        loop {
+            let outcome = self.inner.pools.read(sql, params.clone()).await;
+            if let Some(outcome) = attempts.settle(outcome).await {
+                return outcome;
+            }
+        }
     }
 
     /// Runs a statement that only reads and yields one row at most.
@@ -172,7 +179,7 @@ impl Db {
 
     /// Runs one statement that writes, again when it collided.
     pub(crate) async fn write(&self, sql: &Sql, params: Vec<Value>) -> Result<Vec<Row>> {
-        let mut attempts = crate::retry::Attempts::new();
+        let mut attempts = Attempts::new();
         loop {
             let outcome = self.inner.pools.write(sql, params.clone()).await;
             if let Some(outcome) = attempts.settle(outcome).await {
@@ -184,10 +191,6 @@ impl Db {
     /// Begins a transaction; see [`transaction!`].
     pub(crate) async fn begin(&self) -> Result<Tx> {
         Ok(Tx { inner: self.inner.pools.begin().await?, notices: Vec::new() })
-    }
-
-    pub(crate) fn hub(&self) -> &Hub {
-        &self.inner.hub
     }
 }
 
@@ -226,12 +229,16 @@ impl Tx {
             for (channel, payload) in &self.notices {
                 self.inner.rows(&NOTIFY, params![channel.name(), payload]).await?;
             }
-            self.inner.commit().await
-        } else {
-            self.inner.commit().await?;
-            db.hub().announce(&self.notices);
-            Ok(())
+            return self.inner.commit().await;
         }
+        // Nobody would be told of a commit whose waiter is dropped before it announces.
+        let db = db.clone();
+        to_the_end("commit", async move {
+            self.inner.commit().await?;
+            db.inner.hub.announce(&self.notices);
+            Ok(())
+        })
+        .await
     }
 }
 

@@ -12,6 +12,7 @@ use std::time::Duration;
 use qvd_core::Secret;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{AssertSqlSafe, Connection as _};
+use tokio::sync::OnceCell;
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
@@ -30,6 +31,7 @@ pub struct TemporaryPostgres {
     port: u16,
     server: Option<Child>,
     databases: AtomicU32,
+    template: OnceCell<()>,
 }
 
 impl TemporaryPostgres {
@@ -64,6 +66,7 @@ impl TemporaryPostgres {
             port: 0,
             server: None,
             databases: AtomicU32::new(0),
+            template: OnceCell::new(),
         };
         postgres.make_cluster();
         postgres.launch().await;
@@ -76,11 +79,8 @@ impl TemporaryPostgres {
     ///
     /// When the server is gone.
     pub async fn empty_database(&self) -> Backend {
-        let name = format!("qvd{}", self.databases.fetch_add(1, Ordering::Relaxed));
-        let mut connection = self.connect("postgres").await.expect("the server answers");
-        let create = format!("create database {name}");
-        sqlx::raw_sql(AssertSqlSafe(create)).execute(&mut connection).await.expect("a database can be made");
-        connection.close().await.expect("the connection closes");
+        let name = self.next_name();
+        self.administer(format!("create database {name}")).await;
         self.backend(&name)
     }
 
@@ -90,11 +90,20 @@ impl TemporaryPostgres {
     ///
     /// When the server is gone.
     pub async fn database(&self) -> Backend {
-        let backend = self.empty_database().await;
-        let db = Db::connect(&backend).await.expect("connections are made lazily");
-        db.deploy(false).await.expect("an empty database takes the tables");
-        db.close().await;
-        backend
+        // Copying one with all tables takes a tenth of the time of making them.
+        let make_template = async || {
+            self.administer(format!("create database {TEMPLATE}")).await;
+            let db = Db::connect(&self.backend(TEMPLATE)).await.expect("connections are made lazily");
+            db.deploy(false).await.expect("an empty database takes the tables");
+            db.close().await;
+        };
+        self.template.get_or_init(make_template).await;
+        let name = self.next_name();
+        self.administer(format!("create database {name} template {TEMPLATE} strategy file_copy")).await;
+        // A copy does not inherit the settings of its template.
+        self.administer(format!("alter database {name} set default_transaction_isolation = serializable"))
+            .await;
+        self.backend(&name)
     }
 
     /// Stops the server at once, as a crash would: connections are cut, nothing is written down.
@@ -202,8 +211,17 @@ impl TemporaryPostgres {
         false
     }
 
-    async fn connect(&self, database: &str) -> sqlx::Result<PgConnection> {
-        PgConnection::connect_with(&options(self.port, &self.password, database)).await
+    fn next_name(&self) -> String {
+        format!("qvd{}", self.databases.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Runs a statement of our own making.
+    async fn administer(&self, statement: String) {
+        let options = options(self.port, &self.password, "postgres");
+        let mut connection = PgConnection::connect_with(&options).await.expect("the server answers");
+        let ran = sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut connection).await;
+        ran.expect("the statement is right");
+        connection.close().await.expect("the connection closes");
     }
 
     /// A program of PostgreSQL's, as its owner, in a directory that the owner may enter.
@@ -290,3 +308,4 @@ fn options(port: u16, password: &str, database: &str) -> PgConnectOptions {
 }
 
 const ROLE: &str = "qvd";
+const TEMPLATE: &str = "qvd_template";

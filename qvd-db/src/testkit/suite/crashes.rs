@@ -3,6 +3,7 @@
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::task::Poll;
+use std::time::Duration;
 
 use qvd_core::ErrorKind;
 use qvd_core::state::{UserState, VmCommand, VmState};
@@ -20,6 +21,7 @@ case_list![
     a_cleared_row_cut_anywhere_is_idle_or_untouched,
     a_session_cut_anywhere_is_owned_or_free,
     a_transaction_without_commit_leaves_nothing,
+    a_begin_cut_anywhere_leaves_no_transaction_open,
     a_connection_that_dies_takes_its_transaction_with_it,
     the_schema_refuses_rows_that_make_no_sense,
 ];
@@ -162,6 +164,32 @@ async fn a_transaction_without_commit_leaves_nothing(site: Site) {
     let row = site.db.vms().runtime(world.vm).await.unwrap().unwrap();
     assert_eq!((row.host_id, row.vm_cmd), (None, None));
     assert!(site.db.vms().claim(world.vm, world.host, Claimant::Router).await.unwrap().is_updated());
+}
+
+async fn a_begin_cut_anywhere_leaves_no_transaction_open(site: Site) {
+    const OPEN: Sql = sql!("look for open transactions":
+        "select count(*) as open from pg_stat_activity
+         where datname = current_database() and state like 'idle in transaction%'");
+    if !site.is_postgres() {
+        // One connection writes: the cases above and below would hang.
+        return;
+    }
+    // What the next user of that connection wrote without a transaction would never be committed.
+    let watcher = site.second().await;
+    for polls in 0..MANY {
+        let ended = cut(site.db.begin(), polls).await;
+        let none_open = async {
+            while watcher.read_one(&OPEN, params![]).await.unwrap().unwrap().get::<i64>("open").unwrap() > 0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let waited = tokio::time::timeout(Duration::from_secs(5), none_open).await;
+        assert!(waited.is_ok(), "after {polls} polls a transaction was left open");
+        if ended {
+            return;
+        }
+    }
+    panic!("beginning never ended");
 }
 
 async fn a_connection_that_dies_takes_its_transaction_with_it(site: Site) {

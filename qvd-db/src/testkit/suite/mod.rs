@@ -55,18 +55,14 @@ pub fn cases() -> Vec<Case> {
 pub async fn run<F: Future<Output = Site>>(fresh: impl Fn() -> F) {
     let mut failed = Vec::new();
     for (name, case) in cases() {
-        let t0 = std::time::Instant::now();
         let site = fresh().await;
-        let t1 = t0.elapsed();
         let db = site.db.clone();
         let outcome = tokio::time::timeout(LONGEST, tokio::spawn(case(site))).await;
         if !matches!(outcome, Ok(Ok(()))) {
             eprintln!("failed: {name}: {outcome:?}");
             failed.push(name);
         }
-        let t2 = t0.elapsed();
         db.close().await;
-        eprintln!("fresh {:?} case {:?} close {:?} {name}", t1, t2 - t1, t0.elapsed() - t2);
     }
     assert!(failed.is_empty(), "failed: {}", failed.join(", "));
 }
