@@ -189,6 +189,24 @@ pub enum Error {
     /// None was chosen, or the choice is not on the list.
     #[error("{0}")]
     NoChoice(String),
+    /// No X server answers where the desktop is to be shown.
+    #[error("cannot reach your X display '{display}'; is DISPLAY right?")]
+    ScreenUnreachable {
+        /// As in `DISPLAY`.
+        display: String,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// The X server wants a cookie, which NX cannot hand on.
+    #[error(
+        "your X display '{display}' admits only clients with a cookie, and NX hands on none; allow yourself first, \
+         on that display: xhost +si:localuser:$(id -un)"
+    )]
+    ScreenRefuses {
+        /// As in `DISPLAY`.
+        display: String,
+    },
     /// The program that shows the desktop is not installed.
     #[error("'{program}' is not installed; install the package nxproxy (apt-get install nxproxy)")]
     NxProxyMissing {
@@ -237,9 +255,12 @@ impl Error {
             | Self::Unavailable(_)
             | Self::Closed { .. }
             | Self::Broken { .. } => ErrorKind::Unavailable,
-            Self::TlsTooOld { .. } | Self::ClientTooOld | Self::NxProxyMissing { .. } | Self::NoDisplay => {
-                ErrorKind::Unsupported
-            }
+            Self::TlsTooOld { .. }
+            | Self::ClientTooOld
+            | Self::NxProxyMissing { .. }
+            | Self::NoDisplay
+            | Self::ScreenUnreachable { .. }
+            | Self::ScreenRefuses { .. } => ErrorKind::Unsupported,
             Self::NoTlsProvider
             | Self::TrustStore { .. }
             | Self::Refused { .. }

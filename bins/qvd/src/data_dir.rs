@@ -122,7 +122,7 @@ mod tests {
     #[test]
     fn the_first_configuration_has_no_mistake() {
         let text = first_config(Path::new("/srv/my desktops"), "node1");
-        let config = Config::builder().file("node.conf", &text).unwrap().build().unwrap();
+        let config = Config::builder().file("node.conf", &text).build().unwrap();
         assert_eq!(config.text("database.path"), "/srv/my desktops/qvd.db");
         assert_eq!(config.text("path.storage.homefs"), "/srv/my desktops/storage/homefs");
         assert!(config.warnings().is_empty(), "{:?}", config.warnings());

@@ -86,6 +86,8 @@ fn of_client(error: &Error, otherwise: u8) -> u8 {
         Error::NxProxyFailed { .. } => 8,
         Error::NxProxyMissing { .. }
         | Error::NoDisplay
+        | Error::ScreenUnreachable { .. }
+        | Error::ScreenRefuses { .. }
         | Error::NoTlsProvider
         | Error::TrustStore { .. }
         | Error::Local { .. } => 9,

@@ -17,6 +17,7 @@ use std::time::Instant;
 use clap::Parser as _;
 use qvd_client::list::{Choice, Chooser, Entry};
 use qvd_client::trust::{Fingerprint, Fixed};
+use qvd_client::tunnel::check_screen;
 use qvd_client::{Client, ClientBuilder, Credentials, Error, Session};
 use qvd_core::config::Config;
 use tokio::signal::unix::{SignalKind, signal};
@@ -156,6 +157,9 @@ async fn visit(
         let entries = ending.unless(client.list()).await?.map_err(Failure::Listing)?;
         return print_list(&entries, args.json);
     };
+    if let Some(display) = settings::variable("DISPLAY") {
+        ending.unless(check_screen(&display)).await?.map_err(Failure::Listing)?;
+    }
     let chooser = chooser(config, args)?;
     for _ in 0..if args.twice { 2 } else { 1 } {
         let session = ending.unless(connect(&client, chooser.as_ref(), &screen, args.restart)).await?;

@@ -22,7 +22,7 @@ fn qvdclient(home: &Path, args: &[&str]) -> Command {
         .env_clear()
         .env("PATH", "/usr/bin:/bin")
         .env("HOME", home)
-        .env("DISPLAY", ":0")
+        .env("DISPLAY", stand_in_screen())
         .current_dir(home)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -118,6 +118,11 @@ async fn each_end_has_its_exit_status() {
     let (code, _, err) = finish(blind, "").await;
     assert_eq!(code, 9, "{err}");
     assert!(err.contains("DISPLAY"), "{err}");
+    let mut guarded = qvdclient(home.path(), &["-h", "x", "-u", "a", "--password-stdin", "--set", &stub]);
+    guarded.env("DISPLAY", stand_in_screen_that_says(0));
+    let (code, _, err) = finish(guarded, "s3cret\n").await;
+    assert_eq!(code, 9, "{err}");
+    assert!(err.contains("xhost +si:localuser"), "{err}");
 }
 
 #[tokio::test]
@@ -196,4 +201,30 @@ async fn a_signal_ends_it_in_order() {
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(id), nix::sys::signal::Signal::SIGTERM).unwrap();
     let status = timeout(LIMIT, child.wait()).await.unwrap().unwrap();
     assert_eq!(status.code(), Some(128 + 15));
+}
+
+/// An X server as far as the client looks at it: the byte that it answers an opening with. These tests show no window.
+fn stand_in_screen_that_says(first: u8) -> String {
+    use std::io::{Read as _, Write as _};
+    use std::os::linux::net::SocketAddrExt as _;
+    use std::os::unix::net::{SocketAddr, UnixListener};
+    let (number, listener) = (20_000..60_000)
+        .find_map(|number| {
+            let address = SocketAddr::from_abstract_name(format!("/tmp/.X11-unix/X{number}")).ok()?;
+            Some((number, UnixListener::bind_addr(&address).ok()?))
+        })
+        .expect("a free display number");
+    std::thread::spawn(move || {
+        for mut client in listener.incoming().flatten() {
+            let mut hello = [0; 12];
+            let _ = client.read_exact(&mut hello).and_then(|()| client.write_all(&[first]));
+        }
+    });
+    format!(":{number}")
+}
+
+/// One that admits whoever opens.
+fn stand_in_screen() -> &'static str {
+    static SCREEN: std::sync::OnceLock<String> = std::sync::OnceLock::new();
+    SCREEN.get_or_init(|| stand_in_screen_that_says(1))
 }

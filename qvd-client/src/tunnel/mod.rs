@@ -12,5 +12,7 @@ mod nxproxy;
 mod output;
 mod private_dir;
 mod relay;
+mod screen;
 
 pub use nxproxy::{Ended, NxProxy, nx_words};
+pub use screen::check_screen;
