@@ -9,7 +9,7 @@ use sqlx::sqlite::{
     SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
     SqliteSynchronous,
 };
-use sqlx::{Arguments, Connection as _, Postgres, Sqlite, Transaction};
+use sqlx::{Arguments, ConnectOptions as _, Connection as _, Postgres, Sqlite, Transaction};
 
 use crate::error::{Error, Result};
 use crate::moment::{Moment, span_micros, to_micros};
@@ -61,7 +61,8 @@ impl Pools {
                     Ok(())
                 })
             })
-            .connect_lazy_with(options);
+            // A statement is not an event of ours; what failed says so itself.
+            .connect_lazy_with(options.disable_statement_logging());
         Self::Postgres(pool)
     }
 
@@ -231,6 +232,7 @@ fn sqlite_options() -> SqliteConnectOptions {
         .foreign_keys(true)
         .busy_timeout(Duration::from_secs(5))
         .synchronous(SqliteSynchronous::Full)
+        .disable_statement_logging()
 }
 
 fn sqlite_pool(size: u32) -> SqlitePoolOptions {
@@ -250,5 +252,9 @@ const REST: Duration = Duration::from_secs(1);
 
 /// Every session with a server. A statement that waits longer for a lock than ten seconds is tried again; a
 /// transaction whose owner fell asleep is ended, so that it cannot hold its locks for ever.
+///
+/// What we commit is durable whatever the server's setting: a lease that was given and forgotten gives a home away.
 const POSTGRES_SESSION: &str = "set time zone 'UTC'; set lock_timeout = '10s'; set statement_timeout = '60s'; \
-     set idle_in_transaction_session_timeout = '60s'";
+     set idle_in_transaction_session_timeout = '60s'; \
+     select set_config('synchronous_commit', 'on', false) \
+     where current_setting('synchronous_commit') in ('off', 'local', 'remote_write')";

@@ -13,6 +13,13 @@ async fn suite_on_a_server() {
     suite::run(|| async { Site::open(postgres.database().await).await }).await;
 }
 
+/// Guarded writes hold on a server whose administrator kept the isolation that PostgreSQL comes with.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn suite_on_a_server_that_is_not_serializable() {
+    let Some(postgres) = TemporaryPostgres::start().await else { return };
+    suite::run(|| async { Site::open(postgres.database_with_isolation("read committed").await).await }).await;
+}
+
 #[tokio::test]
 async fn a_server_that_goes_away_and_comes_back() {
     let Some(mut postgres) = TemporaryPostgres::start().await else { return };
@@ -73,9 +80,9 @@ async fn deploying_makes_the_tables_once_and_isolation_serializable() {
 #[tokio::test]
 async fn a_wrong_password_is_an_outage_that_names_no_secret() {
     let Some(postgres) = TemporaryPostgres::start().await else { return };
-    let Backend::Postgres { host, port, name, user, pool_size, .. } = postgres.empty_database().await else {
-        panic!("it is a server");
-    };
+    let right = postgres.over_tcp(&postgres.database().await);
+    Db::open(&right).await.unwrap().health().await.unwrap();
+    let Backend::Postgres { host, port, name, user, pool_size, .. } = right else { panic!("it is a server") };
     let password = "not the password".to_owned().into();
     let connect_timeout = Duration::from_secs(2);
     let wrong = Backend::Postgres { host, port, name, user, password, pool_size, connect_timeout };

@@ -152,7 +152,7 @@ async fn deploying_again_needs_force_and_no_running_host() {
 /// The listening task makes its socket when it first runs.
 async fn wait_for_socket(wake: &std::path::Path) {
     let there = async {
-        while std::fs::read_dir(wake).unwrap().next().is_none() {
+        while std::fs::read_dir(wake).expect("the directory is there").next().is_none() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };

@@ -90,6 +90,15 @@ impl TemporaryPostgres {
     ///
     /// When the server is gone.
     pub async fn database(&self) -> Backend {
+        self.database_with_isolation("serializable").await
+    }
+
+    /// As [`TemporaryPostgres::database`], with another default isolation, as an administrator may have set it.
+    ///
+    /// # Panics
+    ///
+    /// When the server is gone or does not know the level.
+    pub async fn database_with_isolation(&self, level: &str) -> Backend {
         // Copying one with all tables takes a tenth of the time of making them.
         let make_template = async || {
             self.administer(format!("create database {TEMPLATE}")).await;
@@ -101,8 +110,7 @@ impl TemporaryPostgres {
         let name = self.next_name();
         self.administer(format!("create database {name} template {TEMPLATE} strategy file_copy")).await;
         // A copy does not inherit the settings of its template.
-        self.administer(format!("alter database {name} set default_transaction_isolation = serializable"))
-            .await;
+        self.administer(format!("alter database {name} set default_transaction_isolation = '{level}'")).await;
         self.backend(&name)
     }
 
@@ -134,7 +142,7 @@ impl TemporaryPostgres {
 
     fn backend(&self, name: &str) -> Backend {
         Backend::Postgres {
-            host: Ipv4Addr::LOCALHOST.to_string(),
+            host: self.directory.path().display().to_string(),
             port: self.port,
             name: name.to_owned(),
             user: ROLE.to_owned(),
@@ -142,6 +150,18 @@ impl TemporaryPostgres {
             pool_size: 8,
             connect_timeout: Duration::from_secs(10),
         }
+    }
+
+    /// The same database over loopback, where the server wants the password.
+    ///
+    /// # Panics
+    ///
+    /// When it is none of this server's.
+    pub fn over_tcp(&self, backend: &Backend) -> Backend {
+        let mut backend = backend.clone();
+        let Backend::Postgres { host, .. } = &mut backend else { panic!("not a server: {backend:?}") };
+        *host = Ipv4Addr::LOCALHOST.to_string();
+        backend
     }
 
     fn make_cluster(&self) {
@@ -153,7 +173,9 @@ impl TemporaryPostgres {
         }
         let made = self
             .command("initdb")
-            .args(["--no-sync", "--encoding=UTF8", "--locale=C", "--auth=scram-sha-256", "-U", ROLE])
+            .args(["--no-sync", "--encoding=UTF8", "--locale=C", "-U", ROLE])
+            // Nobody else can enter the socket's directory; anybody can reach the port.
+            .args(["--auth-local=trust", "--auth-host=scram-sha-256"])
             .arg(format!("--pwfile={}", secret.display()))
             .arg("-D")
             .arg(self.directory.path().join("data"))
@@ -194,13 +216,13 @@ impl TemporaryPostgres {
             .stderr(again)
             .spawn()
             .expect("postgres was found beside initdb");
+        let options = self.administrator();
         let server = self.server.insert(server);
         let deadline = Instant::now() + Duration::from_secs(60);
         while Instant::now() < deadline {
             if server.try_wait().expect("the server is our child").is_some() {
                 return false;
             }
-            let options = options(self.port, &self.password, "postgres");
             if let Ok(connection) = PgConnection::connect_with(&options).await {
                 let _ = connection.close().await;
                 return true;
@@ -211,14 +233,22 @@ impl TemporaryPostgres {
         false
     }
 
+    fn administrator(&self) -> PgConnectOptions {
+        PgConnectOptions::new_without_pgpass()
+            .socket(self.directory.path())
+            .port(self.port)
+            .username(ROLE)
+            .database("postgres")
+    }
+
     fn next_name(&self) -> String {
         format!("qvd{}", self.databases.fetch_add(1, Ordering::Relaxed))
     }
 
     /// Runs a statement of our own making.
     async fn administer(&self, statement: String) {
-        let options = options(self.port, &self.password, "postgres");
-        let mut connection = PgConnection::connect_with(&options).await.expect("the server answers");
+        let connected = PgConnection::connect_with(&self.administrator()).await;
+        let mut connection = connected.expect("the server answers");
         let ran = sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut connection).await;
         ran.expect("the statement is right");
         connection.close().await.expect("the connection closes");
@@ -296,15 +326,6 @@ fn free_port() -> u16 {
     let probe: io::Result<u16> =
         TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| Ok(listener.local_addr()?.port()));
     probe.expect("loopback has a free port")
-}
-
-fn options(port: u16, password: &str, database: &str) -> PgConnectOptions {
-    PgConnectOptions::new_without_pgpass()
-        .host("127.0.0.1")
-        .port(port)
-        .username(ROLE)
-        .password(password)
-        .database(database)
 }
 
 const ROLE: &str = "qvd";

@@ -111,7 +111,7 @@ async fn failures_block_a_vm_until_somebody_unblocks_it(site: Site) {
     assert!(vms.clear(world.vm, world.host, run).await.unwrap().is_updated());
     assert_eq!(fail(true).await.fail_count, 1, "a success resets");
     assert_eq!(fail(false).await.fail_count, 1, "the node's fault does not count");
-    assert_eq!(fail(true).await.blocked, false);
+    assert!(!fail(true).await.blocked);
     let row = fail(true).await;
     assert_eq!((row.blocked, row.fail_count, row.last_error.as_deref()), (true, 3, Some("no agent")));
     assert_eq!(row.blocked_reason.as_deref(), Some("no agent"));
