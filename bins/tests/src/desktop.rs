@@ -57,7 +57,7 @@ pub fn drawn(screen: &Display, nx: &Window, inside: &Display, parts: &[Part]) ->
         if places.is_empty() {
             bail!("the desktop has no {} yet", part.name);
         }
-        let shows = |area: &Area| inner.colours(*area) > 2 && outer.likeness(&inner, *area) >= ALIKE;
+        let shows = |area: &Area| inner.colours(*area) > 1 && outer.likeness(&inner, *area) >= ALIKE;
         if !places.iter().any(shows) {
             bail!("the {} does not show in the NX window yet", part.name);
         }

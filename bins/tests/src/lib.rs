@@ -6,8 +6,10 @@
 pub mod desktop;
 pub mod picture;
 pub mod process;
+pub mod scratch;
 pub mod screen;
 pub mod site;
+pub mod visitor;
 pub mod window;
 
 /// Says why a test does nothing; where everything was installed (`QVD_TEST_REQUIRE=1`) that is a failure.
@@ -18,4 +20,23 @@ pub mod window;
 pub fn skip(why: &str) {
     assert!(std::env::var_os("QVD_TEST_REQUIRE").is_none(), "must not be skipped here: {why}");
     eprintln!("skipped: {why}");
+}
+
+/// Whether this machine has what a test with a real desktop needs; says what is missing when it has not.
+///
+/// # Panics
+///
+/// As [`skip`].
+pub fn can_show_a_desktop() -> bool {
+    let needed = ["Xvfb", "jwm", "nxagent", "nxproxy", "xterm", "icewm", "xdotool"];
+    let missing: Vec<_> = needed.into_iter().filter(|name| !process::in_path(name)).collect();
+    if !missing.is_empty() {
+        skip(&format!("not installed: {}", missing.join(", ")));
+    }
+    missing.is_empty()
+}
+
+/// The skeleton of a home with one of this crate's desktops.
+pub fn skeleton(name: &str) -> String {
+    format!("{}/desktops/{name}", env!("CARGO_MANIFEST_DIR"))
 }
