@@ -20,8 +20,8 @@ demo: ## a real desktop over NX through all parts; KEEP=1 leaves it running
 	@.ci/apparmor "$(TARGET)/quick/qvd"
 	@exec "$(TARGET)/quick/qvd-demo"
 
-clean-demo: ## removes the demonstration's data
-	@rm -rf target/demo
+clean-demo: ## ends a demonstration left running, and removes its data
+	@.ci/clean-demo
 
 build: ## all programs, for development
 	@.ci/setup build

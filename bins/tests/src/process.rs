@@ -32,6 +32,11 @@ pub fn cancel() {
     CANCELLED.store(true, Ordering::Relaxed);
 }
 
+/// Whether [`cancel`] was called.
+pub fn is_cancelled() -> bool {
+    CANCELLED.load(Ordering::Relaxed)
+}
+
 impl Process {
     /// Starts `command` in a process group of its own, its output appended to `log`.
     ///
@@ -124,6 +129,11 @@ impl Process {
         let lines = self.lines();
         let tail = lines[lines.len().saturating_sub(15)..].join("\n  ");
         bail!("{}: waiting for '{text}': {why} (log {}):\n  {tail}", self.name, self.log.display())
+    }
+
+    /// Whether it is to live on.
+    pub fn is_detached(&self) -> bool {
+        self.detached
     }
 
     /// Lets it live on when this value is dropped.

@@ -128,6 +128,14 @@ impl Screen {
         command
     }
 
+    /// Process ids and names of what it consists of; none for the user's own screen.
+    pub fn processes(&self) -> Vec<(i32, &'static str)> {
+        match self {
+            Self::Own(own) => vec![(own.manager.id(), "jwm"), (own.server.id(), "Xvfb")],
+            Self::User(_) => Vec::new(),
+        }
+    }
+
     /// Lets it live on when this value is dropped.
     pub fn detach(&mut self) {
         if let Self::Own(own) = self {

@@ -21,7 +21,7 @@ pub struct Site {
     standalone: Process,
     dir: PathBuf,
     port: u16,
-    fingerprint: String,
+    fingerprint: Option<String>,
 }
 
 /// A user with a virtual machine.
@@ -70,14 +70,12 @@ impl Site {
         let port = line
             .split_whitespace()
             .find_map(|word| {
-                word.strip_prefix("https://")?.trim_end_matches('/').rsplit(':').next()?.parse().ok()
+                let address = word.strip_prefix("https://").or_else(|| word.strip_prefix("http://"))?;
+                address.trim_end_matches('/').rsplit(':').next()?.parse().ok()
             })
             .with_context(|| format!("no port in the ready line '{line}'"))?;
-        let fingerprint = line
-            .split_whitespace()
-            .find_map(|word| word.strip_prefix("SHA256:"))
-            .with_context(|| format!("no fingerprint in the ready line '{line}'"))?
-            .to_owned();
+        let fingerprint = line.split_whitespace().find_map(|word| word.strip_prefix("SHA256:"));
+        let fingerprint = fingerprint.map(str::to_owned);
         Ok(Self { standalone, dir: dir.to_owned(), port, fingerprint })
     }
 
@@ -96,9 +94,24 @@ impl Site {
         self.port
     }
 
-    /// Fingerprint of the router's certificate, upper-case pairs joined by colons.
+    /// Fingerprint of the router's certificate, upper-case pairs joined by colons; empty when it does not encrypt.
     pub fn fingerprint(&self) -> &str {
-        &self.fingerprint
+        self.fingerprint.as_deref().unwrap_or_default()
+    }
+
+    /// Whether the router encrypts (`l7r.use_ssl`).
+    pub fn is_encrypted(&self) -> bool {
+        self.fingerprint.is_some()
+    }
+
+    /// Log of the server process.
+    pub fn log(&self) -> &Path {
+        self.standalone.log()
+    }
+
+    /// Lets it live on when this value is dropped.
+    pub fn detach(&mut self) {
+        self.standalone.detach();
     }
 
     /// The server process.
@@ -189,10 +202,13 @@ impl Site {
             .env("HOME", home)
             .args(["-h", "127.0.0.1", "-p", &visit.port.unwrap_or(self.port).to_string()])
             .args(["-u", &account.login, "--password-stdin"])
-            .args(["--accept-certificate", &self.fingerprint])
             .args(["-s", &account.vm.to_string()])
             .args(["-g", &format!("{}x{}", visit.geometry.0, visit.geometry.1)])
             .args(["--link", visit.link, "-K", "pc105/us"]);
+        match &self.fingerprint {
+            Some(fingerprint) => command.args(["--accept-certificate", fingerprint]),
+            None => command.arg("--no-ssl"),
+        };
         Ok(command)
     }
 
@@ -243,7 +259,9 @@ fn authority_display(bytes: &[u8]) -> Option<u32> {
 impl Drop for Site {
     fn drop(&mut self) {
         // Its virtual machines are stopped first, which takes longer than the end of an ordinary program.
-        self.standalone.stop(Duration::from_secs(90));
+        if !self.standalone.is_detached() {
+            self.standalone.stop(Duration::from_secs(90));
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use qvd_system_tests::desktop::{PANEL, TERMINAL, drawn, nx_window};
 use qvd_system_tests::process::{Process, cancel, wait_until};
 use qvd_system_tests::screen::{Screen, UserScreen};
@@ -19,6 +19,9 @@ use tokio::signal::unix::{SignalKind, signal};
 
 /// From the start of the client to the drawn desktop; a cold disk and a busy machine included.
 const DRAW_LIMIT: Duration = Duration::from_secs(120);
+
+/// Where the processes of a demonstration that was left running are written down.
+const RUNNING: &str = "running";
 
 fn main() -> ExitCode {
     std::thread::spawn(watch_for_interrupts);
@@ -93,9 +96,13 @@ fn demonstrate(keep: bool) -> Result<String> {
     );
     print_commands(&site, &account);
     if keep {
-        println!("demo: left running; end it with: kill {} {}", client.id(), site.server().id());
+        let mut left = vec![(client.id(), "qvdclient"), (site.server().id(), "qvd")];
+        left.extend(screen.processes());
+        let list: String = left.iter().map(|(pid, name)| format!("{pid} {name}\n")).collect();
+        fs::write(dir.join(RUNNING), list).context("cannot write down what is left running")?;
+        println!("demo: left running; `make clean-demo` ends it");
         client.detach();
-        site.server().detach();
+        site.detach();
         screen.detach();
     } else {
         step("ending everything", || {
@@ -119,16 +126,25 @@ fn step<T>(name: &str, action: impl FnOnce() -> Result<T>) -> Result<T> {
     action().with_context(|| format!("step '{name}'"))
 }
 
-/// Removes what an earlier run left, but not what still runs.
+/// Removes what an earlier run left, and ends virtual machines that outlived it.
 fn clear(dir: &Path) -> Result<()> {
     let data = dir.join("data");
+    if let Ok(lock) = fs::File::open(data.join("standalone.lock")) {
+        if let Err(fs::TryLockError::WouldBlock) = lock.try_lock() {
+            bail!("an earlier demonstration still runs in {}; end it with: make clean-demo", dir.display());
+        }
+    }
+    let outlived = fs::read_dir(data.join("run/vms")).is_ok_and(|mut machines| machines.next().is_some());
+    if outlived {
+        // A site that starts on this directory adopts them, and stops them when it ends.
+        drop(step("ending what an interrupted demonstration left", || Site::start(dir, &[]))?);
+    }
     if data.exists() {
-        fs::remove_dir_all(&data).with_context(|| {
-            format!("cannot remove {} (does an earlier demonstration still run?)", data.display())
-        })?;
+        fs::remove_dir_all(&data).with_context(|| format!("cannot remove {}", data.display()))?;
     }
     for entry in fs::read_dir(dir).with_context(|| format!("cannot read {}", dir.display()))?.flatten() {
-        if entry.path().extension().is_some_and(|e| e == "log" || e == "png") {
+        let old = entry.path().extension().is_some_and(|e| e == "log" || e == "png");
+        if old || entry.file_name() == RUNNING {
             let _ = fs::remove_file(entry.path());
         }
     }
@@ -185,7 +201,7 @@ fn wait_drawn(
         Ok(None) => {
             let lines = client.lines();
             let tail = lines[lines.len().saturating_sub(10)..].join("\n  ");
-            anyhow::bail!("the client ended (log {}):\n  {tail}", client.log().display())
+            bail!("the client ended (log {}):\n  {tail}", client.log().display())
         }
         Err(e) => Err(e.context(format!("last seen: {last}; logs below {}", site.dir().display()))),
     }
