@@ -5,6 +5,8 @@ SHELL := /bin/bash
 CARGO ?= cargo
 # Where cargo builds; the demonstration's files always lie in the clone, below target/demo.
 TARGET := $(or $(CARGO_TARGET_DIR),target)
+# What is measured; `dist` is what packages are built with and takes much longer to build.
+BENCH_PROFILE ?= release
 DEMO_BINS := --bin qvd --bin qvd-vma --bin qvdclient --bin qa --bin qvd-demo
 
 .DEFAULT_GOAL := help
@@ -49,4 +51,5 @@ handover: ## the full sweep of cut hand-overs; takes long
 
 bench: ## ours against HAProxy, nginx and a plain copy, in one run
 	@.ci/setup bench
-	$(CARGO) run --profile dist -p qvd-benches --bin forward
+	$(CARGO) build --profile $(BENCH_PROFILE) -p qvd-l7r-bin -p qvd-benches
+	@"$(TARGET)/$(BENCH_PROFILE)/forward"

@@ -59,7 +59,8 @@ async fn serve(mut stream: TcpStream) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     let mut order = [0u8; 9];
     stream.read_exact(&mut order).await?;
-    let count = u64::from_be_bytes([order[1], order[2], order[3], order[4], order[5], order[6], order[7], order[8]]);
+    let count =
+        u64::from_be_bytes([order[1], order[2], order[3], order[4], order[5], order[6], order[7], order[8]]);
     match order[0] {
         b'D' => {
             let block = vec![0x5a; CHUNK];

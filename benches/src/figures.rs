@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use nix::time::{clock_getcpuclockid, clock_gettime};
+use nix::unistd::Pid;
 
 /// Samples of one figure.
 #[derive(Clone, Debug, Default)]
@@ -45,37 +47,20 @@ pub fn quantile(samples: &[f64], share: f64) -> f64 {
     sorted[((sorted.len() - 1) as f64 * share).round() as usize]
 }
 
-/// Processor time that processes have used, user and system together.
+/// Processor time that processes have used, user and system together, threads that ended included.
 ///
 /// # Errors
 ///
 /// When one of them is gone.
 pub fn cpu_time(pids: &[i32]) -> Result<Duration> {
-    // Clock ticks of /proc are 1/100 s on every Linux; scheduler statistics would be finer but are not always built in.
+    // The process's own clock counts nanoseconds; `/proc/PID/stat` shows the same time in steps of 10 ms.
     let mut total = Duration::ZERO;
     for pid in pids {
-        let fine = std::fs::read_to_string(format!("/proc/{pid}/schedstat"))
-            .ok()
-            .and_then(|text| text.split_whitespace().next()?.parse::<u64>().ok())
-            .filter(|ns| *ns > 0 && threads(*pid) == 1);
-        total += match fine {
-            Some(ns) => Duration::from_nanos(ns),
-            None => coarse(*pid)?,
-        };
+        let clock =
+            clock_getcpuclockid(Pid::from_raw(*pid)).with_context(|| format!("process {pid} is gone"))?;
+        total += Duration::from(clock_gettime(clock).with_context(|| format!("process {pid} is gone"))?);
     }
     Ok(total)
-}
-
-fn threads(pid: i32) -> usize {
-    std::fs::read_dir(format!("/proc/{pid}/task")).map_or(0, |dir| dir.count())
-}
-
-fn coarse(pid: i32) -> Result<Duration> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).with_context(|| format!("process {pid} is gone"))?;
-    let after_name = text.rsplit_once(')').map_or("", |(_, rest)| rest);
-    let fields: Vec<&str> = after_name.split_whitespace().collect();
-    let tick = |at: usize| fields.get(at).and_then(|t| t.parse::<u64>().ok()).unwrap_or(0);
-    Ok(Duration::from_millis((tick(11) + tick(12)) * 10))
 }
 
 /// Resident memory of processes in KiB.

@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use qvd_core::proto::basic::encode_basic;
 use qvd_core::proto::http1::{Limits, parse_response};
-use rustls::ClientConfig;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{CipherSuite, ClientConfig};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -58,7 +58,8 @@ pub struct Running(Child);
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.0.id() as i32), nix::sys::signal::SIGTERM);
+        let _ =
+            nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.0.id() as i32), nix::sys::signal::SIGTERM);
         let _ = self.0.wait();
     }
 }
@@ -94,16 +95,30 @@ impl Peer {
         Self { name, pids, port, entry, next: AtomicUsize::new(0), _child: child }
     }
 
+    /// What TLS agreed upon; `None` without TLS.
+    ///
+    /// # Errors
+    ///
+    /// When the handshake fails.
+    pub async fn encryption(&self) -> Result<Option<String>> {
+        if matches!(self.entry, Entry::Plain) {
+            return Ok(None);
+        }
+        let tls = handshake(self.dial().await?).await?;
+        let (_, connection) = tls.get_ref();
+        let version = connection.protocol_version().and_then(|v| v.as_str()).unwrap_or("?");
+        let suite = connection.negotiated_cipher_suite().and_then(|s| s.suite().as_str()).unwrap_or("?");
+        let group = connection.negotiated_key_exchange_group().and_then(|g| g.name().as_str()).unwrap_or("?");
+        Ok(Some(format!("{version} {suite} {group}")))
+    }
+
     /// Begins a session, up to the point where bytes of the desktop flow.
     ///
     /// # Errors
     ///
     /// When the proxy refuses.
     pub async fn session(&self) -> Result<Box<dyn Stream>> {
-        let tcp = TcpStream::connect(("127.0.0.1", self.port))
-            .await
-            .with_context(|| format!("{} does not accept", self.name))?;
-        tcp.set_nodelay(true).context("cannot set TCP_NODELAY")?;
+        let tcp = self.dial().await?;
         match &self.entry {
             Entry::Plain => Ok(Box::new(tcp)),
             Entry::Tls => Ok(Box::new(handshake(tcp).await?)),
@@ -115,6 +130,14 @@ impl Peer {
             }
         }
     }
+
+    async fn dial(&self) -> Result<TcpStream> {
+        let tcp = TcpStream::connect(("127.0.0.1", self.port))
+            .await
+            .with_context(|| format!("{} does not accept", self.name))?;
+        tcp.set_nodelay(true).context("cannot set TCP_NODELAY")?;
+        Ok(tcp)
+    }
 }
 
 async fn handshake(tcp: TcpStream) -> Result<tokio_rustls::client::TlsStream<TcpStream>> {
@@ -122,7 +145,12 @@ async fn handshake(tcp: TcpStream) -> Result<tokio_rustls::client::TlsStream<Tcp
     TlsConnector::from(tls_client()).connect(name, tcp).await.context("TLS handshake failed")
 }
 
-async fn upgrade(tls: &mut (impl Stream + ?Sized), machine: usize, login: &str, password: &str) -> Result<()> {
+async fn upgrade(
+    tls: &mut (impl Stream + ?Sized),
+    machine: usize,
+    login: &str,
+    password: &str,
+) -> Result<()> {
     let request = format!(
         "GET /qvd/connect_to_vm?id={machine}&qvd.client.link=lan HTTP/1.1\r\nAuthorization: {}\r\n\
          Connection: Upgrade\r\nUpgrade: QVD/1.0\r\n\r\n",
@@ -149,12 +177,14 @@ async fn upgrade(tls: &mut (impl Stream + ?Sized), machine: usize, login: &str, 
     }
 }
 
-/// TLS 1.3 with full handshakes; certificates are made for the run, so there is nothing to verify.
+/// TLS 1.3 with AES-256-GCM and full handshakes; certificates are made for the run, so there is nothing to verify.
 fn tls_client() -> Arc<ClientConfig> {
     static CONFIG: std::sync::OnceLock<Arc<ClientConfig>> = std::sync::OnceLock::new();
     Arc::clone(CONFIG.get_or_init(|| {
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let mut config = ClientConfig::builder_with_provider(provider)
+        // One suite, so that no server's preference decides what is compared.
+        let mut provider = rustls::crypto::aws_lc_rs::default_provider();
+        provider.cipher_suites.retain(|suite| suite.suite() == CipherSuite::TLS13_AES_256_GCM_SHA384);
+        let mut config = ClientConfig::builder_with_provider(Arc::new(provider))
             .with_protocol_versions(&[&rustls::version::TLS13])
             .expect("aws-lc-rs has TLS 1.3")
             .dangerous()
@@ -234,7 +264,8 @@ pub async fn haproxy(dir: &Path, desktop: u16, certificate: &Certificate) -> Res
     let Some(program) = find(&["haproxy", "/usr/sbin/haproxy"]) else { return Ok(None) };
     let (tls, plain) = (free_port()?, free_port()?);
     let pem = dir.join("haproxy.pem");
-    fs::write(&pem, format!("{}{}", certificate.cert, certificate.key)).context("cannot write a certificate")?;
+    fs::write(&pem, format!("{}{}", certificate.cert, certificate.key))
+        .context("cannot write a certificate")?;
     let settings = dir.join("haproxy.cfg");
     let text = format!(
         "global\n  nbthread 1\n  maxconn 20000\n  tune.bufsize 16384\ndefaults\n  mode tcp\n  timeout connect 5s\n  \
@@ -307,8 +338,9 @@ pub async fn plain_copy(dir: &Path, desktop: u16) -> Result<Peer> {
 ///
 /// When the port is taken.
 pub async fn run_plain_copy(port: u16, desktop: u16) -> Result<()> {
-    let listener =
-        tokio::net::TcpListener::bind(("127.0.0.1", port)).await.context("cannot listen for the plain copy")?;
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", port))
+        .await
+        .context("cannot listen for the plain copy")?;
     let tasks = tokio::task::LocalSet::new();
     tasks
         .run_until(async {
@@ -317,8 +349,13 @@ pub async fn run_plain_copy(port: u16, desktop: u16) -> Result<()> {
                     let Ok(mut server) = TcpStream::connect(("127.0.0.1", desktop)).await else { return };
                     let _ = client.set_nodelay(true);
                     let _ = server.set_nodelay(true);
-                    let _ =
-                        tokio::io::copy_bidirectional_with_sizes(&mut client, &mut server, 128 << 10, 128 << 10).await;
+                    let _ = tokio::io::copy_bidirectional_with_sizes(
+                        &mut client,
+                        &mut server,
+                        128 << 10,
+                        128 << 10,
+                    )
+                    .await;
                 });
             }
         })

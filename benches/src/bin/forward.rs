@@ -9,12 +9,15 @@ use anyhow::{Context as _, Result, bail};
 use qvd_benches::desktop::{Desktop, order, pull, push};
 use qvd_benches::figures::{Samples, cpu_time, quantile, resident_kib};
 use qvd_benches::peers::{self, Certificate, Entry, Peer};
-use qvd_benches::site::RouterSite;
+use qvd_benches::site::{RouterSite, password_check_ms};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::task::JoinSet;
 
 /// Most sessions that any figure holds at once.
 const SESSIONS: usize = 3000;
+
+/// Machines beyond that: the ones used last are still being given back when the next figure begins.
+const SPARE: usize = 200;
 
 fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -28,47 +31,58 @@ fn main() -> Result<()> {
             runtime.block_on(peers::run_plain_copy(port, desktop))
         }
         None => {
-            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+            let runtime =
+                tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
             runtime.block_on(compare())
         }
         Some(other) => bail!("unknown word '{other}'"),
     }
 }
 
-/// One row of the table.
-struct Figure {
-    name: &'static str,
-    unit: &'static str,
-    kind: Kind,
-}
-
+/// What is measured at one go; each fills one or more rows of the table.
 #[derive(Clone, Copy)]
-enum Kind {
-    Down(usize),
-    Up(usize),
-    Trip(usize),
-    TripMedian(usize),
-    NewSession,
-    IdleMemory(usize),
+enum Work {
+    Bulk { sessions: usize, down: bool },
+    Trips { sessions: usize },
+    NewSessions,
+    Idle,
 }
 
-const FIGURES: &[Figure] = &[
-    Figure { name: "down, 1 session", unit: "CPU s/GiB", kind: Kind::Down(1) },
-    Figure { name: "down, 4 sessions", unit: "CPU s/GiB", kind: Kind::Down(4) },
-    Figure { name: "down, 16 sessions", unit: "CPU s/GiB", kind: Kind::Down(16) },
-    Figure { name: "up, 1 session", unit: "CPU s/GiB", kind: Kind::Up(1) },
-    Figure { name: "up, 4 sessions", unit: "CPU s/GiB", kind: Kind::Up(4) },
-    Figure { name: "up, 16 sessions", unit: "CPU s/GiB", kind: Kind::Up(16) },
-    Figure { name: "64-byte trip, 1 session", unit: "CPU µs", kind: Kind::Trip(1) },
-    Figure { name: "64-byte trip, 10 sessions", unit: "CPU µs", kind: Kind::Trip(10) },
-    Figure { name: "64-byte trip, 50 sessions", unit: "CPU µs", kind: Kind::Trip(50) },
-    Figure { name: "64-byte trip, 1 session, p50", unit: "µs", kind: Kind::TripMedian(1) },
-    Figure { name: "64-byte trip, 50 sessions, p50", unit: "µs", kind: Kind::TripMedian(50) },
-    Figure { name: "new session (ours: with login)", unit: "CPU ms", kind: Kind::NewSession },
-    Figure { name: "idle session, of 300", unit: "KiB", kind: Kind::IdleMemory(300) },
-    Figure { name: "idle session, of 1000", unit: "KiB", kind: Kind::IdleMemory(1000) },
-    Figure { name: "idle session, of 3000", unit: "KiB", kind: Kind::IdleMemory(3000) },
+const WORK: &[Work] = &[
+    Work::Bulk { sessions: 1, down: true },
+    Work::Bulk { sessions: 4, down: true },
+    Work::Bulk { sessions: 16, down: true },
+    Work::Bulk { sessions: 1, down: false },
+    Work::Bulk { sessions: 4, down: false },
+    Work::Bulk { sessions: 16, down: false },
+    Work::Trips { sessions: 1 },
+    Work::Trips { sessions: 10 },
+    Work::Trips { sessions: 50 },
+    Work::NewSessions,
+    Work::Idle,
 ];
+
+impl Work {
+    /// Name and unit of its rows.
+    fn rows(self) -> Vec<(String, &'static str)> {
+        let counted = |n: usize| format!("{n} session{}", if n == 1 { "" } else { "s" });
+        match self {
+            Self::Bulk { sessions, down } => {
+                let way = if down { "down" } else { "up" };
+                vec![(format!("{way}, {}", counted(sessions)), "CPU s/GiB")]
+            }
+            Self::Trips { sessions } => {
+                let name = format!("64-byte trip, {}", counted(sessions));
+                vec![(name.clone(), "CPU µs"), (format!("{name}, p50"), "µs"), (format!("{name}, p99"), "µs")]
+            }
+            Self::NewSessions => vec![("new session (ours: with login)".to_owned(), "CPU ms")],
+            Self::Idle => IDLE.iter().map(|n| (format!("idle session, of {n}"), "KiB")).collect(),
+        }
+    }
+}
+
+/// Idle sessions at the same time, growing.
+const IDLE: [usize; 3] = [300, 1000, SESSIONS];
 
 async fn compare() -> Result<()> {
     raise_file_limit();
@@ -80,7 +94,7 @@ async fn compare() -> Result<()> {
     describe_machine();
 
     let mut all: Vec<Peer> = Vec::new();
-    all.push(RouterSite::start(dir.path(), desktop.port(), &certificate, SESSIONS).await?);
+    all.push(RouterSite::start(dir.path(), desktop.port(), &certificate, SESSIONS + SPARE).await?);
     match peers::haproxy(dir.path(), desktop.port(), &certificate).await? {
         Some((tls, plain_port)) => {
             let pids = tls.pids.clone();
@@ -96,36 +110,53 @@ async fn compare() -> Result<()> {
     all.push(peers::plain_copy(dir.path(), desktop.port()).await?);
     all.push(Peer::new("direct", desktop.port(), Entry::Plain, Vec::new(), None));
 
-    let mut table: Vec<Vec<Samples>> = vec![vec![Samples::default(); all.len()]; FIGURES.len()];
-    for (figure, row) in FIGURES.iter().zip(&mut table) {
-        // Memory of idle sessions only grows while a process lives: one round, smallest number first.
-        let times = if matches!(figure.kind, Kind::IdleMemory(_)) { 1 } else { rounds };
+    for peer in &all {
+        if let Some(agreed) = peer.encryption().await? {
+            println!("- {}: {agreed}", peer.name);
+        }
+    }
+    println!(
+        "- one password check (argon2id), part of each new session of ours: {:.1} ms CPU",
+        password_check_ms()?
+    );
+    drained(&desktop).await?;
+
+    let mut table = Vec::new();
+    for work in WORK {
+        let rows = work.rows();
+        let mut samples = vec![vec![Samples::default(); all.len()]; rows.len()];
+        // Memory of idle sessions only grows while a process lives: one round.
+        let times = if matches!(work, Work::Idle) { 1 } else { rounds };
         for _ in 0..times {
-            for (peer, samples) in all.iter().zip(row.iter_mut()) {
-                if let Some(value) = measure(peer, &desktop, figure.kind, span).await? {
-                    samples.push(value);
+            for (at, peer) in all.iter().enumerate() {
+                let values = measure(peer, &desktop, *work, span).await;
+                let values = values.with_context(|| format!("{}: {}", peer.name, rows[0].0))?;
+                for (row, value) in samples.iter_mut().zip(values) {
+                    value.into_iter().for_each(|value| row[at].push(value));
                 }
                 drained(&desktop).await?;
             }
         }
-        eprintln!("measured: {}", figure.name);
+        eprintln!("measured: {}", rows[0].0);
+        table.extend(rows.into_iter().zip(samples));
     }
     print_table(&all, &table);
     Ok(())
 }
 
-async fn measure(peer: &Peer, desktop: &Desktop, kind: Kind, span: Duration) -> Result<Option<f64>> {
-    if peer.pids.is_empty() && !matches!(kind, Kind::TripMedian(_)) {
-        return Ok(None);
-    }
-    match kind {
-        Kind::Down(sessions) => bulk(peer, sessions, span, true).await.map(Some),
-        Kind::Up(sessions) => bulk(peer, sessions, span, false).await.map(Some),
-        Kind::Trip(sessions) => trips(peer, sessions, span).await.map(|(cpu, _)| Some(cpu)),
-        Kind::TripMedian(sessions) => trips(peer, sessions, span).await.map(|(_, median)| Some(median)),
-        Kind::NewSession => new_sessions(peer, span).await.map(Some),
-        Kind::IdleMemory(sessions) => idle(peer, desktop, sessions).await.map(Some),
-    }
+/// One value for each row of this work; none where there is no process to account for.
+async fn measure(peer: &Peer, desktop: &Desktop, work: Work, span: Duration) -> Result<Vec<Option<f64>>> {
+    let accounted = !peer.pids.is_empty();
+    Ok(match work {
+        Work::Bulk { sessions, down } if accounted => vec![Some(bulk(peer, sessions, span, down).await?)],
+        Work::Trips { sessions } => {
+            let (cpu, times) = trips(peer, sessions, span).await?;
+            vec![accounted.then_some(cpu), Some(quantile(&times, 0.5)), Some(quantile(&times, 0.99))]
+        }
+        Work::NewSessions if accounted => vec![Some(new_sessions(peer, span).await?)],
+        Work::Idle if accounted => idle(peer, desktop).await?.into_iter().map(Some).collect(),
+        Work::Bulk { .. } | Work::NewSessions | Work::Idle => vec![None; work.rows().len()],
+    })
 }
 
 /// Processor seconds of the proxy per GiB.
@@ -147,21 +178,24 @@ async fn bulk(peer: &Peer, sessions: usize, span: Duration, down: bool) -> Resul
     }
     let mut kept = Vec::new();
     while let Some(done) = tasks.join_next().await {
-        kept.push(done.context("a transfer panicked")?.with_context(|| format!("transfer through {}", peer.name))?);
+        kept.push(
+            done.context("a transfer panicked")?
+                .with_context(|| format!("transfer through {}", peer.name))?,
+        );
     }
     let used = cpu_time(&peer.pids)? - before;
     Ok(used.as_secs_f64() * f64::from(1u32 << 30) / (each * sessions as u64) as f64)
 }
 
-/// Processor microseconds of the proxy per round trip of 64 bytes, and the median time of one.
-async fn trips(peer: &Peer, sessions: usize, span: Duration) -> Result<(f64, f64)> {
+/// Processor microseconds of the proxy per round trip of 64 bytes, and the microseconds that each one took.
+async fn trips(peer: &Peer, sessions: usize, span: Duration) -> Result<(f64, Vec<f64>)> {
     let mut streams = Vec::new();
     for _ in 0..sessions {
         let mut stream = peer.session().await?;
         order(&mut stream, b'E', 0).await.context("cannot order an echo")?;
         streams.push(stream);
     }
-    let before = if peer.pids.is_empty() { Duration::ZERO } else { cpu_time(&peer.pids)? };
+    let before = cpu_time(&peer.pids)?;
     let end = Instant::now() + span;
     let mut tasks = JoinSet::new();
     for mut stream in streams {
@@ -185,8 +219,8 @@ async fn trips(peer: &Peer, sessions: usize, span: Duration) -> Result<(f64, f64
         times.extend(own);
         kept.push(stream);
     }
-    let used = if peer.pids.is_empty() { Duration::ZERO } else { cpu_time(&peer.pids)? - before };
-    Ok((used.as_secs_f64() * 1e6 / times.len() as f64, quantile(&times, 0.5)))
+    let used = cpu_time(&peer.pids)? - before;
+    Ok((used.as_secs_f64() * 1e6 / times.len() as f64, times))
 }
 
 /// Processor milliseconds of the proxy per new session.
@@ -204,21 +238,27 @@ async fn new_sessions(peer: &Peer, span: Duration) -> Result<f64> {
     Ok(used.as_secs_f64() * 1e3 / f64::from(count))
 }
 
-/// Resident KiB of the proxy per idle session.
-async fn idle(peer: &Peer, desktop: &Desktop, sessions: usize) -> Result<f64> {
+/// Resident KiB of the proxy per idle session, for each number of them.
+async fn idle(peer: &Peer, desktop: &Desktop) -> Result<Vec<f64>> {
     let before = resident_kib(&peer.pids)?;
-    let mut streams = Vec::with_capacity(sessions);
-    for _ in 0..sessions {
-        let mut stream = peer.session().await?;
-        order(&mut stream, b'I', 0).await.context("cannot order idleness")?;
-        streams.push(stream);
+    let mut streams = Vec::with_capacity(SESSIONS);
+    let mut figures = Vec::new();
+    for sessions in IDLE {
+        while streams.len() < sessions {
+            let mut stream = peer.session().await?;
+            order(&mut stream, b'I', 0).await.context("cannot order idleness")?;
+            streams.push(stream);
+        }
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while desktop.open() < sessions as u64 {
+            if Instant::now() > deadline {
+                bail!("only {} of {sessions} sessions reached the desktop", desktop.open());
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        figures.push(resident_kib(&peer.pids)?.saturating_sub(before) as f64 / sessions as f64);
     }
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while desktop.open() < sessions as u64 && Instant::now() < deadline {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    let after = resident_kib(&peer.pids)?;
-    Ok(after.saturating_sub(before) as f64 / sessions as f64)
+    Ok(figures)
 }
 
 /// Waits until the desktop holds no connection of the last figure.
@@ -233,48 +273,65 @@ async fn drained(desktop: &Desktop) -> Result<()> {
     Ok(())
 }
 
-fn print_table(all: &[Peer], table: &[Vec<Samples>]) {
-    println!("\nmedian (minimum–maximum)");
-    print!("{:<32} {:<10}", "figure", "unit");
-    all.iter().for_each(|peer| print!(" {:>22}", peer.name));
-    println!();
-    for (figure, row) in FIGURES.iter().zip(table) {
-        print!("{:<32} {:<10}", figure.name, figure.unit);
-        for samples in row {
-            let cell = if samples.is_empty() {
-                "–".to_owned()
-            } else {
-                format!("{:.3} ({:.3}–{:.3})", samples.median(), samples.min(), samples.max())
-            };
-            print!(" {cell:>22}");
-        }
-        println!();
+type Row = ((String, &'static str), Vec<Samples>);
+
+/// Two tables as Markdown.
+fn print_table(all: &[Peer], table: &[Row]) {
+    let names: Vec<&str> = all.iter().map(|peer| peer.name).collect();
+    println!("\nMedian (minimum–maximum).\n\n| figure | unit | {} |", names.join(" | "));
+    println!("|---|---|{}", "---|".repeat(all.len()));
+    for ((name, unit), samples) in table {
+        let cells: Vec<String> = samples.iter().map(cell).collect();
+        println!("| {name} | {unit} | {} |", cells.join(" | "));
     }
-    println!("\nratios, ours to the others (below 1: ours needs less)");
-    for (figure, row) in FIGURES.iter().zip(table) {
-        print!("{:<32}", figure.name);
-        for (peer, samples) in all.iter().zip(row).skip(1) {
-            if !samples.is_empty() {
-                print!("  {} {:.2}", peer.name, row[0].median() / samples.median());
-            }
+    println!(
+        "\nRatios, ours to the others: below 1 ours needs less.\n\n| figure | {} |",
+        names[1..].join(" | ")
+    );
+    println!("|---|{}", "---|".repeat(all.len() - 1));
+    for ((name, unit), samples) in table {
+        let ratio = |other: &Samples| match other.is_empty() {
+            true => "–".to_owned(),
+            false => format!("{:.2}", samples[0].median() / other.median()),
+        };
+        let cells: Vec<String> = samples[1..].iter().map(ratio).collect();
+        println!("| {name}, {unit} | {} |", cells.join(" | "));
+    }
+    println!("\nload after: {}", std::fs::read_to_string("/proc/loadavg").unwrap_or_default().trim());
+}
+
+fn cell(samples: &Samples) -> String {
+    let digits = if samples.median() < 10.0 { 3 } else { 1 };
+    match (samples.is_empty(), samples.min() < samples.max()) {
+        (true, _) => "–".to_owned(),
+        (false, true) => {
+            format!("{:.digits$} ({:.digits$}–{:.digits$})", samples.median(), samples.min(), samples.max())
         }
-        println!();
+        (false, false) => format!("{:.digits$}", samples.median()),
     }
 }
 
 fn describe_machine() {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let cpuinfo = read("/proc/cpuinfo");
-    let model = cpuinfo.lines().find_map(|l| l.strip_prefix("model name")).map_or("", |l| l.trim_start_matches([' ', '\t', ':']));
+    let model = cpuinfo
+        .lines()
+        .find_map(|l| l.strip_prefix("model name"))
+        .map_or("", |l| l.trim_start_matches([' ', '\t', ':']));
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    println!("machine: {model}, {cores} cores, Linux {}", read("/proc/sys/kernel/osrelease").trim());
-    println!("load before: {}", read("/proc/loadavg").trim());
-    println!("build: {}", if cfg!(debug_assertions) { "debug (figures mean nothing)" } else { "optimised" });
-    println!("TLS: 1.3, full handshakes, ECDSA P-256; ours and the generator: rustls with aws-lc-rs");
+    println!("- machine: {model}, {cores} cores, Linux {}", read("/proc/sys/kernel/osrelease").trim());
+    println!("- load before: {}", read("/proc/loadavg").trim());
+    println!(
+        "- build: {}",
+        if cfg!(debug_assertions) { "debug (figures mean nothing)" } else { "optimised" }
+    );
+    println!(
+        "- TLS: full handshakes, ECDSA P-256; generator and ours: rustls with aws-lc-rs; the others: their OpenSSL"
+    );
     for (program, arg) in [("haproxy", "-v"), ("nginx", "-v")] {
         if let Ok(output) = std::process::Command::new(program).arg(arg).output() {
             let text = [output.stdout, output.stderr].concat();
-            println!("peer: {}", String::from_utf8_lossy(&text).lines().next().unwrap_or_default());
+            println!("- peer: {}", String::from_utf8_lossy(&text).lines().next().unwrap_or_default());
         }
     }
 }
