@@ -4,8 +4,10 @@
 //! ends when its value is dropped.
 
 pub mod desktop;
+pub mod handover;
 pub mod picture;
 pub mod process;
+pub mod relay;
 pub mod scratch;
 pub mod screen;
 pub mod site;

@@ -38,6 +38,7 @@ impl Methods {
     }
 
     pub(super) async fn call(&self, method: &str, query: &[u8]) -> Reply {
+        tracing::debug!(method, "call");
         let params = decode(query);
         let result = match method {
             "ping" => Ok(Value::from(1)),

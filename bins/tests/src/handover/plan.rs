@@ -1,0 +1,252 @@
+//! Which cuts a sweep makes. Pure.
+
+use std::fmt;
+use std::time::Duration;
+
+use super::trace::Step;
+use crate::relay::Break;
+
+/// What is cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// The first connect to a stopped virtual machine.
+    Connect,
+    /// The connect to a suspended desktop.
+    Resume,
+    /// The connect to a desktop that somebody else looks at.
+    Takeover,
+}
+
+impl Kind {
+    /// Every kind.
+    pub const ALL: [Self; 3] = [Self::Connect, Self::Resume, Self::Takeover];
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Connect => "connect",
+            Self::Resume => "resume",
+            Self::Takeover => "takeover",
+        })
+    }
+}
+
+/// When it is cut.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Moment {
+    /// As soon as this line is seen.
+    Step(Step),
+    /// At a time or at a byte.
+    Offset(Break),
+}
+
+impl fmt::Display for Moment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Step(step) => write!(f, "at {step}"),
+            Self::Offset(Break::After(time)) => write!(f, "{} ms after the first byte", time.as_millis()),
+            Self::Offset(Break::Up(bytes)) => write!(f, "after byte {bytes} up"),
+            Self::Offset(Break::Down(bytes)) => write!(f, "after byte {bytes} down"),
+        }
+    }
+}
+
+/// How it is cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Means {
+    /// The network between client and router goes.
+    Link,
+    /// The client is killed.
+    Kill,
+}
+
+impl fmt::Display for Means {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Link => "link",
+            Self::Kill => "kill",
+        })
+    }
+}
+
+/// One cut.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cut {
+    /// When.
+    pub moment: Moment,
+    /// How.
+    pub means: Means,
+}
+
+/// How much is swept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// Every observable step, each once, and so many seeded offsets of each kind.
+    Steps {
+        /// Seeded offsets of each kind.
+        offsets: usize,
+    },
+    /// All that, and steps of 50 ms over the whole hand-over, and the byte offsets known to be dangerous.
+    Full,
+    /// The dangerous byte offsets of a resume alone.
+    Dangerous,
+}
+
+/// What an undisturbed hand-over looked like.
+#[derive(Clone, Debug, Default)]
+pub struct Measured {
+    /// The steps that were seen, in order.
+    pub steps: Vec<Step>,
+    /// From the client's first byte until the desktop showed.
+    pub lasted: Duration,
+    /// Bytes from the client until then.
+    pub up: u64,
+    /// Bytes to the client until then.
+    pub down: u64,
+}
+
+/// Seeded offsets of each kind in an ordinary sweep.
+pub const OFFSETS: usize = 20;
+
+/// The cuts of one kind on an encrypted link.
+pub(super) fn cuts(extent: Extent, measured: &Measured, random: &mut Random) -> Vec<Cut> {
+    let (offsets, full) = match extent {
+        Extent::Steps { offsets } => (offsets, false),
+        Extent::Full => (OFFSETS, true),
+        Extent::Dangerous => return Vec::new(),
+    };
+    // Both ways of cutting take turns; which one begins is up to the seed.
+    let turn = random.below(2);
+    let means = |at: usize| if (at as u64 + turn).is_multiple_of(2) { Means::Link } else { Means::Kill };
+    let mut cuts: Vec<Cut> = measured
+        .steps
+        .iter()
+        .enumerate()
+        .map(|(at, step)| Cut { moment: Moment::Step(step.clone()), means: means(at) })
+        .collect();
+    if full {
+        // Both ways at every step.
+        let other = cuts.clone().into_iter().enumerate();
+        cuts.extend(other.map(|(at, cut)| Cut { means: means(at + 1), ..cut }));
+        let end = measured.lasted + 2 * STRIDE;
+        let times = (1..).map(|step| STRIDE * step).take_while(|time| *time <= end);
+        cuts.extend(times.enumerate().map(|(at, time)| after(time, means(at))));
+    }
+    for at in 0..offsets {
+        let cut = match random.below(4) {
+            0 => Cut { moment: Moment::Offset(Break::Up(1 + random.below(measured.up))), means: Means::Link },
+            1 => Cut {
+                moment: Moment::Offset(Break::Down(1 + random.below(measured.down))),
+                means: Means::Link,
+            },
+            _ => {
+                let time = random.below(1 + measured.lasted.as_millis() as u64);
+                after(Duration::from_millis(time), means(at))
+            }
+        };
+        cuts.push(cut);
+    }
+    cuts
+}
+
+/// The cuts of one kind at bytes of the desktop's own stream, which needs a link that is not encrypted.
+pub(super) fn byte_cuts(extent: Extent, kind: Kind, measured: &Measured, random: &mut Random) -> Vec<Cut> {
+    let moments: Vec<Break> = match (extent, kind) {
+        (Extent::Steps { .. }, Kind::Connect | Kind::Takeover)
+        | (Extent::Dangerous, Kind::Connect | Kind::Takeover) => Vec::new(),
+        (Extent::Steps { .. } | Extent::Dangerous, Kind::Resume) => dangerous().into(),
+        (Extent::Full, Kind::Connect | Kind::Resume | Kind::Takeover) => {
+            let mut breaks: Vec<Break> = dangerous().into();
+            let small = [1, 49, 60, 1_000, 20_000, 50_000, 70_000];
+            breaks.extend(small.map(Break::Up));
+            breaks.extend(small.map(Break::Down));
+            // Close together in the part where a resume asks the screen what it can.
+            breaks.extend((0..16).map(|at| Break::Up(76_800 + 100 * at)));
+            breaks.extend((0..16).map(|at| Break::Down(78_800 + 200 * at)));
+            breaks.extend((0..OFFSETS).map(|_| Break::Up(1 + random.below(measured.up))));
+            breaks.extend((0..OFFSETS).map(|_| Break::Down(1 + random.below(measured.down))));
+            breaks
+        }
+    };
+    moments.into_iter().map(|at| Cut { moment: Moment::Offset(at), means: Means::Link }).collect()
+}
+
+/// The byte offsets of a resume at which nxagent 3.5.99.26 dies without the guard.
+fn dangerous() -> [Break; 5] {
+    [Break::Up(77_240), Break::Up(77_600), Break::Up(77_800), Break::Down(79_188), Break::Down(81_351)]
+}
+
+fn after(time: Duration, means: Means) -> Cut {
+    Cut { moment: Moment::Offset(Break::After(time)), means }
+}
+
+/// Step of a full sweep.
+const STRIDE: Duration = Duration::from_millis(50);
+
+/// Numbers that a seed decides (splitmix64).
+#[derive(Clone, Debug)]
+pub(super) struct Random(u64);
+
+impl Random {
+    /// The sequence of this seed.
+    pub(super) fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    /// The next number, less than `limit` (0 when that is 0).
+    pub(super) fn below(&mut self, limit: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)).checked_rem(limit).unwrap_or(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::trace::Source;
+    use super::*;
+
+    fn measured() -> Measured {
+        let step = |text: &str| Step { source: Source::Client, text: text.to_owned() };
+        Measured {
+            steps: ["one", "two", "three"].map(step).into(),
+            lasted: Duration::from_millis(620),
+            up: 90_000,
+            down: 80_000,
+        }
+    }
+
+    #[test]
+    fn every_step_is_cut_and_the_seed_decides_the_rest() {
+        let extent = Extent::Steps { offsets: 20 };
+        let first = cuts(extent, &measured(), &mut Random::new(7));
+        assert_eq!(first, cuts(extent, &measured(), &mut Random::new(7)));
+        assert_ne!(first, cuts(extent, &measured(), &mut Random::new(8)));
+        assert_eq!(first.len(), 3 + 20);
+        assert!(measured().steps.iter().all(|s| first.iter().any(|c| c.moment == Moment::Step(s.clone()))));
+        assert!(first.iter().any(|c| c.means == Means::Kill) && first.iter().any(|c| c.means == Means::Link));
+    }
+
+    #[test]
+    fn a_full_sweep_steps_over_the_whole_hand_over() {
+        let cuts = cuts(Extent::Full, &measured(), &mut Random::new(1));
+        for step in 1..=14 {
+            let time = Moment::Offset(Break::After(STRIDE * step));
+            assert!(cuts.iter().any(|c| c.moment == time), "{step}");
+        }
+        let bytes = byte_cuts(Extent::Full, Kind::Resume, &measured(), &mut Random::new(1));
+        for at in dangerous() {
+            assert!(bytes.iter().any(|c| c.moment == Moment::Offset(at)), "{at:?}");
+        }
+    }
+
+    #[test]
+    fn random_numbers_keep_their_limit() {
+        let mut random = Random::new(3);
+        assert!((0..1000).all(|_| random.below(17) < 17));
+        assert_eq!(random.below(0), 0);
+    }
+}
