@@ -3,8 +3,12 @@
 //! Whole-system tests, the demonstration (`qvd-demo`) and the hand-over sweep use it. Everything that it starts
 //! ends when its value is dropped.
 
+pub mod ask;
 pub mod desktop;
 pub mod handover;
+pub mod machine;
+pub mod node;
+pub mod interrupts;
 pub mod picture;
 pub mod process;
 pub mod relay;

@@ -11,20 +11,17 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use qvd_system_tests::desktop::{PANEL, TERMINAL, drawn, nx_window};
-use qvd_system_tests::process::{Process, cancel, wait_until};
+use qvd_system_tests::desktop::{PANEL, TERMINAL};
+use qvd_system_tests::interrupts::cancel_on_interrupt;
 use qvd_system_tests::screen::{Screen, UserScreen};
 use qvd_system_tests::site::{Account, Site, Visit};
-use tokio::signal::unix::{SignalKind, signal};
-
-/// From the start of the client to the drawn desktop; a cold disk and a busy machine included.
-const DRAW_LIMIT: Duration = Duration::from_secs(120);
+use qvd_system_tests::visitor::wait_drawn;
 
 /// Where the processes of a demonstration that was left running are written down.
 const RUNNING: &str = "running";
 
 fn main() -> ExitCode {
-    std::thread::spawn(watch_for_interrupts);
+    cancel_on_interrupt("demo");
     let keep = std::env::var("KEEP").is_ok_and(|value| value == "1");
     match demonstrate(keep) {
         Ok(last_line) => {
@@ -35,30 +32,6 @@ fn main() -> ExitCode {
             eprintln!("demo: failed: {e:#}");
             ExitCode::FAILURE
         }
-    }
-}
-
-/// Handlers, not a blocked mask: programs started from here would inherit that, and nxagent waits for ever for a
-/// child that cannot be terminated.
-fn watch_for_interrupts() {
-    let watching = || -> Result<()> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
-        runtime.block_on(async {
-            let mut terminate = signal(SignalKind::terminate())?;
-            let mut interrupt = signal(SignalKind::interrupt())?;
-            let mut hangup = signal(SignalKind::hangup())?;
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-                _ = hangup.recv() => {}
-            }
-            eprintln!("\ndemo: interrupted, cleaning up");
-            cancel();
-            Ok(())
-        })
-    };
-    if let Err(e) = watching() {
-        eprintln!("demo: cannot watch for Ctrl-C: {e:#}");
     }
 }
 
@@ -84,7 +57,7 @@ fn demonstrate(keep: bool) -> Result<String> {
     let mut client =
         step("qvdclient: TLS, login, list, connect, NX", || site.connect(&screen, &account, &visit))?;
     let picture = step("waiting until panel and terminal show in the NX window", || {
-        wait_drawn(&site, &screen, &account, &mut client)
+        wait_drawn(&site, &screen, account.vm, &mut client, &[PANEL, TERMINAL])
     })?;
     let seconds = connecting.elapsed().as_secs_f64();
     let file = dir.join("desktop.png");
@@ -129,10 +102,10 @@ fn step<T>(name: &str, action: impl FnOnce() -> Result<T>) -> Result<T> {
 /// Removes what an earlier run left, and ends virtual machines that outlived it.
 fn clear(dir: &Path) -> Result<()> {
     let data = dir.join("data");
-    if let Ok(lock) = fs::File::open(data.join("standalone.lock")) {
-        if let Err(fs::TryLockError::WouldBlock) = lock.try_lock() {
-            bail!("an earlier demonstration still runs in {}; end it with: make clean-demo", dir.display());
-        }
+    if let Ok(lock) = fs::File::open(data.join("standalone.lock"))
+        && let Err(fs::TryLockError::WouldBlock) = lock.try_lock()
+    {
+        bail!("an earlier demonstration still runs in {}; end it with: make clean-demo", dir.display());
     }
     let outlived = fs::read_dir(data.join("run/vms")).is_ok_and(|mut machines| machines.next().is_some());
     if outlived {
@@ -169,42 +142,6 @@ fn start_site(dir: &Path, clone: &Path) -> Result<Site> {
 /// Files that a new home begins with.
 fn skeleton(clone: &Path, name: &str) -> PathBuf {
     clone.join("bins/tests/desktops").join(name)
-}
-
-fn wait_drawn(
-    site: &Site,
-    screen: &Screen,
-    account: &Account,
-    client: &mut Process,
-) -> Result<qvd_system_tests::picture::Picture> {
-    let display = screen.open()?;
-    let mut last = String::from("nothing yet");
-    let look = || -> Result<_> {
-        let nx = nx_window(&display)?;
-        let inside = site.inside(account.vm)?;
-        drawn(&display, &nx, &inside, &[PANEL, TERMINAL])
-    };
-    let result = wait_until("the desktop", DRAW_LIMIT, || {
-        if !client.is_running() {
-            return Some(None);
-        }
-        match look() {
-            Ok(picture) => Some(Some(picture)),
-            Err(e) => {
-                last = format!("{e:#}");
-                None
-            }
-        }
-    });
-    match result {
-        Ok(Some(picture)) => Ok(picture),
-        Ok(None) => {
-            let lines = client.lines();
-            let tail = lines[lines.len().saturating_sub(10)..].join("\n  ");
-            bail!("the client ended (log {}):\n  {tail}", client.log().display())
-        }
-        Err(e) => Err(e.context(format!("last seen: {last}; logs below {}", site.dir().display()))),
-    }
 }
 
 fn print_commands(site: &Site, account: &Account) {

@@ -12,8 +12,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result, bail};
 use clap::{Parser, ValueEnum};
 use qvd_system_tests::handover::{Extent, OFFSETS, Sweep, Totals};
-use qvd_system_tests::process::cancel;
-use tokio::signal::unix::{SignalKind, signal};
+use qvd_system_tests::interrupts::cancel_on_interrupt;
 
 /// Cuts hand-overs of desktops at every step and looks whether the desktop is kept.
 #[derive(Debug, Parser)]
@@ -49,7 +48,7 @@ enum Guard {
 
 fn main() -> ExitCode {
     let options = Options::parse();
-    std::thread::spawn(watch_for_interrupts);
+    cancel_on_interrupt("handover");
     match sweep(&options) {
         Ok(totals) => {
             println!("{totals}");
@@ -106,27 +105,4 @@ fn random_seed() -> Result<u64> {
     let read = std::fs::File::open("/dev/urandom").and_then(|mut source| source.read_exact(&mut bytes));
     read.context("cannot read /dev/urandom")?;
     Ok(u32::from_le_bytes(bytes).into())
-}
-
-/// Handlers, not a blocked mask, which the programs started from here would inherit.
-fn watch_for_interrupts() {
-    let watching = || -> Result<()> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
-        runtime.block_on(async {
-            let mut terminate = signal(SignalKind::terminate())?;
-            let mut interrupt = signal(SignalKind::interrupt())?;
-            let mut hangup = signal(SignalKind::hangup())?;
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-                _ = hangup.recv() => {}
-            }
-            eprintln!("\nhandover: interrupted, cleaning up");
-            cancel();
-            Ok(())
-        })
-    };
-    if let Err(e) = watching() {
-        eprintln!("handover: cannot watch for Ctrl-C: {e:#}");
-    }
 }
