@@ -1,7 +1,9 @@
 //! One QVD site: `qvd standalone` with its data directory, administered by `qa`, visited by `qvdclient`.
 
+use std::ffi::OsString;
 use std::fs;
 use std::io::Read as _;
+use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
@@ -22,6 +24,7 @@ pub struct Site {
     dir: PathBuf,
     port: u16,
     fingerprint: Option<String>,
+    user: Option<u32>,
 }
 
 /// A user with a virtual machine.
@@ -59,12 +62,18 @@ impl Site {
     ///
     /// When it does not become ready; the text ends with what it printed.
     pub fn start(dir: &Path, settings: &[(&str, &str)]) -> Result<Self> {
+        Self::start_as(None, dir, settings)
+    }
+
+    /// As [`start`](Self::start), everything as another user of this machine, who must own `dir`; for tests that
+    /// run as root.
+    ///
+    /// # Errors
+    ///
+    /// As above.
+    pub fn start_as(user: Option<u32>, dir: &Path, settings: &[(&str, &str)]) -> Result<Self> {
         fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
-        let mut command = Command::new(program("qvd")?);
-        command.arg("standalone").arg("--data-dir").arg(dir.join("data"));
-        for (key, value) in settings {
-            command.arg("--set").arg(format!("{key}={value}"));
-        }
+        let command = Self::standalone_command(user, dir, settings)?;
         let mut standalone = Process::start("qvd standalone", command, &dir.join("standalone.log"))?;
         let line = standalone.wait_line("ready: ", READY_LIMIT)?;
         let port = line
@@ -76,7 +85,28 @@ impl Site {
             .with_context(|| format!("no port in the ready line '{line}'"))?;
         let fingerprint = line.split_whitespace().find_map(|word| word.strip_prefix("SHA256:"));
         let fingerprint = fingerprint.map(str::to_owned);
-        Ok(Self { standalone, dir: dir.to_owned(), port, fingerprint })
+        Ok(Self { standalone, dir: dir.to_owned(), port, fingerprint, user })
+    }
+
+    /// A `qvd standalone` command with its data below `dir`.
+    ///
+    /// # Errors
+    ///
+    /// When `qvd` is not built.
+    pub fn standalone_command(user: Option<u32>, dir: &Path, settings: &[(&str, &str)]) -> Result<Command> {
+        let words = words_as(user, &program("qvd")?);
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]);
+        command.arg("standalone").arg("--data-dir").arg(dir.join("data"));
+        for (key, value) in settings {
+            command.arg("--set").arg(format!("{key}={value}"));
+        }
+        Ok(command)
+    }
+
+    /// A site whose router was started by other means.
+    pub(crate) fn of_router(router: Process, dir: &Path, port: u16, fingerprint: Option<String>) -> Self {
+        Self { standalone: router, dir: dir.to_owned(), port, fingerprint, user: None }
     }
 
     /// The node's configuration file, for `QVD_CONFIG`.
@@ -134,7 +164,9 @@ impl Site {
     ///
     /// When `qa` is not built.
     pub fn qa_command(&self) -> Result<Command> {
-        let mut command = Command::new(program("qa")?);
+        let words = words_as(self.user, &program("qa")?);
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]);
         command.env("QVD_CONFIG", self.config()).stdin(Stdio::null());
         Ok(command)
     }
@@ -197,8 +229,14 @@ impl Site {
     pub fn client_command(&self, screen: &Screen, account: &Account, visit: &Visit) -> Result<Command> {
         let home = self.dir.join(format!("client-{}", account.login));
         fs::create_dir_all(&home).with_context(|| format!("cannot make {}", home.display()))?;
-        let mut command = screen.command(program("qvdclient")?);
+        if self.user.is_some() {
+            chown(&home, self.user, self.user)
+                .with_context(|| format!("cannot give away {}", home.display()))?;
+        }
+        let words = words_as(self.user, &program("qvdclient")?);
+        let mut command = screen.command(&words[0]);
         command
+            .args(&words[1..])
             .env("HOME", home)
             .args(["-h", "127.0.0.1", "-p", &visit.port.unwrap_or(self.port).to_string()])
             .args(["-u", &account.login, "--password-stdin"])
@@ -228,6 +266,15 @@ impl Site {
         self.dir.join(format!("data/run/vms/{vm}/guest"))
     }
 
+    /// Number of the X display inside a virtual machine.
+    ///
+    /// # Errors
+    ///
+    /// While there is none yet.
+    pub fn display_number(&self, vm: i64) -> Result<u32> {
+        agent_display(&self.guest_dir(vm)).map(|(number, _)| number)
+    }
+
     /// The desktop's own display inside a virtual machine.
     ///
     /// # Errors
@@ -237,6 +284,17 @@ impl Site {
         let (number, cookie) = agent_display(&self.guest_dir(vm))?;
         Display::open_with_cookie(number, &cookie)
     }
+}
+
+/// The words that run a program as another user, or just as ours.
+fn words_as(user: Option<u32>, program: &Path) -> Vec<OsString> {
+    let mut words: Vec<OsString> = Vec::new();
+    if let Some(user) = user {
+        words.extend(["setpriv".into(), format!("--reuid={user}").into(), format!("--regid={user}").into()]);
+        words.push("--clear-groups".into());
+    }
+    words.push(program.into());
+    words
 }
 
 /// Number and cookie of the agent's display, as the agent left them in its run directory.
