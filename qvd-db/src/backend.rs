@@ -1,7 +1,7 @@
 //! The only place that knows which database it is: pools, transactions, parameters, rows.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use sqlx::postgres::types::PgInterval;
 use sqlx::postgres::{PgArguments, PgConnectOptions, PgPool, PgPoolOptions};
@@ -14,7 +14,7 @@ use sqlx::{Arguments, ConnectOptions as _, Connection as _, Postgres, Sqlite, Tr
 use crate::error::{Error, Result};
 use crate::moment::{Moment, span_micros, to_micros};
 use crate::row::Row;
-use crate::sql::Sql;
+use crate::sql::{NOW_PARAMETER, Sql};
 use crate::value::Value;
 
 /// Connections to one database.
@@ -89,7 +89,7 @@ impl Pools {
     pub(crate) async fn read(&self, sql: &Sql, params: Vec<Value>) -> Result<Vec<Row>> {
         match self {
             Self::Postgres(pool) => postgres_rows(pool, sql, params).await,
-            Self::Sqlite { readers, .. } => sqlite_rows(readers, sql, params).await,
+            Self::Sqlite { readers, .. } => sqlite_pooled(readers, sql, params).await,
         }
     }
 
@@ -97,7 +97,7 @@ impl Pools {
     pub(crate) async fn write(&self, sql: &Sql, params: Vec<Value>) -> Result<Vec<Row>> {
         match self {
             Self::Postgres(pool) => postgres_rows(pool, sql, params).await,
-            Self::Sqlite { writer, .. } => sqlite_rows(writer, sql, params).await,
+            Self::Sqlite { writer, .. } => sqlite_pooled(writer, sql, params).await,
         }
     }
 
@@ -187,11 +187,20 @@ async fn postgres_rows<'e>(
     Ok(rows.into_iter().map(|row| Row::postgres(sql.operation, row)).collect())
 }
 
+async fn sqlite_pooled(pool: &SqlitePool, sql: &Sql, params: Vec<Value>) -> Result<Vec<Row>> {
+    // The time is read when the connection is ours, not when we begin to wait for it.
+    let mut connection = pool.acquire().await.map_err(|e| Error::of(sql.operation, e))?;
+    sqlite_rows(&mut *connection, sql, params).await
+}
+
 async fn sqlite_rows<'e>(
     executor: impl sqlx::Executor<'e, Database = Sqlite>,
     sql: &Sql,
-    params: Vec<Value>,
+    mut params: Vec<Value>,
 ) -> Result<Vec<Row>> {
+    debug_assert!(params.len() < NOW_PARAMETER, "{} has a parameter where the time is", sql.operation);
+    params.resize(NOW_PARAMETER - 1, Value::Integer(None));
+    params.push(Value::Time(Some(SystemTime::now())));
     let mut arguments = SqliteArguments::default();
     for value in params {
         bind_sqlite(&mut arguments, value).map_err(|e| Error::of(sql.operation, sqlx::Error::Encode(e)))?;

@@ -29,9 +29,10 @@ macro_rules! sql {
 /// The words in which the dialects differ, and the column lists that several statements share.
 macro_rules! part {
     ($dialect:ident $text:literal) => { $text };
-    // The database's clock. SQLite runs inside this process, so its clock is this machine's.
+    // The database's clock. SQLite's counts milliseconds, too few to tell two ticks apart: there the time is a
+    // parameter with a number of its own, see `NOW_PARAMETER`.
     (postgres NOW) => { "now()" };
-    (sqlite NOW) => { "cast(round(unixepoch('now', 'subsec') * 1000000.0) as integer)" };
+    (sqlite NOW) => { "$20" };
     // SQLite's write transactions are alone from their first statement.
     (postgres FOR_UPDATE) => { " for update" };
     (sqlite FOR_UPDATE) => { "" };
@@ -68,3 +69,6 @@ macro_rules! part {
 }
 
 pub(crate) use {part, sql};
+
+/// Number of the parameter that is the time in statements for SQLite; no statement has that many of its own.
+pub(crate) const NOW_PARAMETER: usize = 20;
