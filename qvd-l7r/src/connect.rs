@@ -63,6 +63,7 @@ pub(crate) async fn run(shared: Arc<Shared>, mut channel: Channel<ClientStream>,
         desktop: None,
         effect: None,
         effect_writes: false,
+        dialling: false,
         client_lost: false,
     };
     shell.run().await;
@@ -91,6 +92,8 @@ struct Shell {
     effect: Option<Effect>,
     /// The effect may change the row even when it is dropped.
     effect_writes: bool,
+    /// The effect is a dial, which may have reached the desktop.
+    dialling: bool,
     /// A write to the client failed; reported as the next event.
     client_lost: bool,
 }
@@ -146,6 +149,7 @@ impl Shell {
         };
         self.effect = None;
         self.effect_writes = false;
+        self.dialling = false;
         match outcome {
             Outcome::Dialled(stream) => {
                 self.desktop = Some(stream);
@@ -173,6 +177,7 @@ impl Shell {
             Action::CountNxOk => self.shared.counters.count(self.request.router, HostCounter::NxOk),
             Action::Refuse(refusal) => self.refuse(refusal).await,
             Action::Abandon => self.log_failure("client gone"),
+            Action::CallOff => self.call_off().await,
             Action::Acquire => {
                 self.ticket.owes();
                 let event = takeover::acquire(self.shared.db.clone(), self.claimed());
@@ -291,6 +296,22 @@ impl Shell {
         });
     }
 
+    /// Says to the agent that nobody comes. What goes wrong here costs the next client a wait, no more.
+    async fn call_off(&mut self) {
+        if self.dialling {
+            return;
+        }
+        // A call on its way is given up first, so that this one is the last that the agent hears.
+        self.effect = None;
+        let Ok(agent) = self.agent() else { return };
+        let vm = self.request.vm.id;
+        match tokio::time::timeout(CALL_OFF_LIMIT, agent.x_suspend()).await {
+            Ok(Ok(state)) => tracing::debug!(vm = %vm, state = %state, "desktop called off"),
+            Ok(Err(error)) => tracing::debug!(vm = %vm, "desktop not called off: {}", chain(&error)),
+            Err(_) => tracing::debug!(vm = %vm, "desktop not called off: no answer"),
+        }
+    }
+
     /// The first connection that the desktop accepts is the session, so a client that left is noticed before.
     async fn dial(&mut self) {
         if self.client_lost || self.channel.is_closed().await {
@@ -298,6 +319,7 @@ impl Shell {
         }
         let (endpoint, limit) = (self.endpoint(), self.dial_limit);
         self.effect_writes = false;
+        self.dialling = true;
         self.effect = Some(Box::pin(async move {
             let endpoint = match endpoint {
                 Ok(endpoint) => endpoint,
@@ -369,6 +391,9 @@ impl Shell {
 fn later_wins(pairs: Params) -> Params {
     pairs.into_iter().collect::<std::collections::BTreeMap<_, _>>().into_iter().collect()
 }
+
+/// How long an agent may take to hear that nobody comes; whoever comes next waits for it.
+const CALL_OFF_LIMIT: Duration = Duration::from_secs(2);
 
 /// How long the end of a connect waits for a write of its own that is still on its way.
 const WRITE_LIMIT: Duration = Duration::from_secs(5);

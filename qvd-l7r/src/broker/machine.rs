@@ -127,6 +127,15 @@ impl Machine {
 
     /// Takes an event; an event that the phase does not wait for is ignored.
     pub fn step(&mut self, event: Event, now: Instant) -> Vec<Action> {
+        let called_off = self.agent_expects_client() && self.is_unwanted(&event);
+        let mut actions = self.react(event, now);
+        if called_off && self.is_over() {
+            actions.push(Action::CallOff);
+        }
+        actions
+    }
+
+    fn react(&mut self, event: Event, now: Instant) -> Vec<Action> {
         match event {
             Event::Begin => match self.phase {
                 Phase::Fresh => self.acquire(now, now),
@@ -567,6 +576,59 @@ impl Machine {
             return Some(Reason::Aborted);
         }
         (row.user_state != UserState::Connecting).then_some(Reason::UserStateWentTo(row.user_state))
+    }
+
+    /// Whether the agent may have begun to make the desktop ready, and nobody is connected to it.
+    fn agent_expects_client(&self) -> bool {
+        match self.phase {
+            Phase::Starting { round: Round::Calling | Round::Doubting, .. }
+            | Phase::Arriving { .. }
+            | Phase::Dialling { .. } => true,
+            Phase::Starting { round: Round::Pausing(_) | Round::Looking, .. }
+            | Phase::Fresh
+            | Phase::Acquiring { .. }
+            | Phase::Displacing { .. }
+            | Phase::Contending { .. }
+            | Phase::Preparing { .. }
+            | Phase::Assigning
+            | Phase::Booting { .. }
+            | Phase::Settling { .. }
+            | Phase::Committing
+            | Phase::Switching
+            | Phase::Forwarding
+            | Phase::Over => false,
+        }
+    }
+
+    /// Whether an event says that the desktop is not wanted for this client any more.
+    fn is_unwanted(&self, event: &Event) -> bool {
+        match event {
+            Event::ClientGone | Event::Aborted | Event::Stopping | Event::Failed(_) => true,
+            Event::Row(row) => self.loss(row).is_some(),
+            Event::Begin
+            | Event::Acquired(_)
+            | Event::NotAcquired(_)
+            | Event::AbortAsked
+            | Event::HookPassed
+            | Event::Claimed(_)
+            | Event::NotClaimed(_)
+            | Event::NoHost
+            | Event::NoHostClaimed
+            | Event::RowGone
+            | Event::RowUnread
+            | Event::XState(_)
+            | Event::XStateUnknown
+            | Event::XStarted
+            | Event::XRefused(_)
+            | Event::XSilent(_)
+            | Event::Dialled
+            | Event::NotDialled(_)
+            | Event::Committed
+            | Event::NotCommitted(_)
+            | Event::Switched
+            | Event::Woken
+            | Event::Deadline => false,
+        }
     }
 
     fn looking(&self) -> bool {

@@ -164,6 +164,10 @@ pub enum Action {
     Refuse(Refusal),
     /// Release the session; there is nobody to answer.
     Abandon,
+    /// Tell the agent that nobody comes to the desktop that it makes ready, before the session is released: else it
+    /// waits for its own limit, and the next client with it. Not when a dial is on its way: it may have arrived, and
+    /// then its end tells the desktop.
+    CallOff,
 
     /// Acquire the session.
     Acquire,

@@ -117,7 +117,8 @@ impl Run {
 
 fn refused(actions: &[Action]) -> Reason {
     match actions {
-        [Action::Refuse(Refusal::Unavailable(reason))] => reason.clone(),
+        [Action::Refuse(Refusal::Unavailable(reason))]
+        | [Action::Refuse(Refusal::Unavailable(reason)), Action::CallOff] => reason.clone(),
         other => panic!("not a refusal: {other:?}"),
     }
 }
@@ -433,9 +434,49 @@ fn row_67_a_session_that_does_not_go_is_left_after_thirty_seconds() {
 #[test]
 fn a_client_that_leaves_is_not_answered() {
     let mut run = Run::new();
-    run.reach_arriving();
+    run.reach_settling();
     assert_eq!(run.feed(Event::ClientGone), [Action::Abandon]);
     assert!(run.machine.is_over());
+}
+
+#[test]
+fn an_agent_that_makes_a_desktop_ready_is_told_when_nobody_comes() {
+    let aborted = Action::Refuse(Refusal::Unavailable(Reason::Aborted));
+    let reached: [(&str, fn(&mut Run)); 5] = [
+        ("x_start is on its way", Run::reach_starting),
+        ("x_start had no answer", |run| {
+            run.reach_starting();
+            run.feed(Event::XSilent("timed out".into()));
+        }),
+        ("it comes up", Run::reach_arriving),
+        ("it listens", |run| {
+            run.reach_arriving();
+            run.feed(Event::XState(XState::Listening));
+        }),
+        ("it is dialled", Run::reach_dialling),
+    ];
+    for (when, reach) in reached {
+        for (event, end) in [(Event::ClientGone, Action::Abandon), (Event::Aborted, aborted.clone())] {
+            let mut run = Run::new();
+            reach(&mut run);
+            assert_eq!(run.feed(event.clone()), [end, Action::CallOff], "{when}, {event:?}");
+        }
+    }
+    // The stream that was dialled tells it, and one that goes elsewhere is not ours.
+    let mut run = Run::new();
+    run.reach_dialling();
+    run.feed(Event::Dialled);
+    assert_eq!(run.feed(Event::ClientGone), [Action::Abandon]);
+    let mut run = Run::new();
+    run.reach_arriving();
+    assert_eq!(refused(&run.feed(Event::XState(XState::Connected))), Reason::XStateWentTo(XState::Connected));
+    // Found out by a look at the row.
+    let mut run = Run::new();
+    run.reach_arriving();
+    run.feed(Event::XState(XState::Listening));
+    let mut row = row(VmState::Running);
+    row.user_cmd = Some(UserCommand::Abort);
+    assert_eq!(run.feed(Event::Row(Box::new(row))), [aborted, Action::CallOff]);
 }
 
 #[test]
@@ -550,7 +591,8 @@ fn answers(action: &Action) -> Vec<Event> {
         | Action::CountNxAttempt
         | Action::CountNxOk
         | Action::Refuse(_)
-        | Action::Abandon => vec![],
+        | Action::Abandon
+        | Action::CallOff => vec![],
     }
 }
 

@@ -53,20 +53,50 @@ impl Machine {
                 actions.push(Action::AnswerSuspend(true));
                 actions
             }
-            // In its first wait an agent has nothing to suspend and would end.
-            Phase::Listening
-            | Phase::Stopped
-            | Phase::Consulting
-            | Phase::Preparing
+            // Nobody has been connected, so there is nothing to keep: the next start makes another.
+            Phase::Listening => {
+                let mut actions = self.terminate(now, StartAnswer::Failed);
+                actions.push(Action::AnswerSuspend(true));
+                actions
+            }
+            Phase::Preparing | Phase::Launching => {
+                self.rest();
+                vec![Action::CancelEffect, Action::Cleanup, Action::AnswerSuspend(true)]
+            }
+            Phase::Consulting => {
+                let mut actions = vec![Action::CancelEffect];
+                actions.extend(self.answer_start(StartAnswer::Refused(self.state())));
+                self.rest();
+                actions.push(Action::AnswerSuspend(true));
+                actions
+            }
+            Phase::Reconsulting => {
+                let mut actions = vec![Action::CancelEffect];
+                actions.extend(self.answer_start(StartAnswer::Refused(self.state())));
+                actions.extend(self.leave_suspended(now));
+                actions.push(Action::AnswerSuspend(true));
+                actions
+            }
+            Phase::Waking => self.stop_waking(),
+            Phase::Stopped
             | Phase::Provisioning
-            | Phase::Launching
             | Phase::Suspending
             | Phase::Suspended
-            | Phase::Reconsulting
-            | Phase::Waking
             | Phase::WokenUnasked
             | Phase::Stopping => vec![Action::AnswerSuspend(false)],
         }
+    }
+
+    /// The resume is called off: at once when the agent knows nothing of it, else as soon as it waits.
+    fn stop_waking(&mut self) -> Vec<Action> {
+        if self.sleep != Sleep::Asleep || self.hup_sent.is_some() {
+            self.unwanted = true;
+            return vec![Action::AnswerSuspend(true)];
+        }
+        let mut actions = self.answer_start(StartAnswer::Refused(XState::Suspended));
+        self.enter(Phase::Suspended, None);
+        actions.push(Action::AnswerSuspend(true));
+        actions
     }
 
     pub(super) fn stop_asked(&mut self, now: Instant) -> Vec<Action> {
@@ -145,14 +175,7 @@ impl Machine {
             }
             Phase::Reconsulting => {
                 let mut actions = self.answer_start(StartAnswer::Failed);
-                match self.sleep {
-                    Sleep::Asleep => self.enter(Phase::Suspended, None),
-                    Sleep::Rising => self.woken_unasked(now),
-                    Sleep::Waiting => {
-                        self.woken_unasked(now);
-                        actions.extend(self.hup_unless_outstanding(now));
-                    }
-                }
+                actions.extend(self.leave_suspended(now));
                 actions
             }
             Phase::Stopped
@@ -168,6 +191,19 @@ impl Machine {
             | Phase::WokenUnasked
             | Phase::Stopping => Vec::new(),
         }
+    }
+
+    /// No resume comes of a question; an agent that woke meanwhile goes back to sleep.
+    fn leave_suspended(&mut self, now: Instant) -> Vec<Action> {
+        match self.sleep {
+            Sleep::Asleep => self.enter(Phase::Suspended, None),
+            Sleep::Rising => self.woken_unasked(now),
+            Sleep::Waiting => {
+                self.woken_unasked(now);
+                return self.hup_unless_outstanding(now);
+            }
+        }
+        Vec::new()
     }
 
     pub(super) fn provisioning_began(&mut self) -> Vec<Action> {

@@ -9,6 +9,7 @@ use qvd_core::state::XState;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
+use super::installed;
 use super::machine::Machine;
 use super::output::Line;
 use super::prepare::{Context, Prepared, Request, Seat, Step, action_pairs, text_of};
@@ -62,9 +63,14 @@ impl XSession {
     ///
     /// # Errors
     ///
-    /// The text for the caller when it is not possible now or a hook refused.
+    /// The text for the caller when it is not possible now, nxagent is missing or a hook refused.
     pub async fn start(&self, properties: &[(String, String)]) -> Result<(), String> {
         let request = Request::new(properties, &self.context.settings).map_err(|e| e.to_string())?;
+        if self.view().seat.is_none()
+            && let Some(complaint) = installed::complaint(&self.context.settings.nxagent)
+        {
+            return Err(complaint);
+        }
         let (answer, answered) = oneshot::channel();
         self.send(Message::Start(Box::new(request), answer)).await;
         answered.await.unwrap_or_else(|_| Err(ENDING.to_owned()))
@@ -77,10 +83,10 @@ impl XSession {
     /// The text for the caller when the hook refused.
     pub async fn suspend(&self) -> Result<Result<(), XState>, String> {
         let state = self.view().state;
-        if !matches!(state, XState::Listening | XState::Connected) {
-            return Ok(Err(state));
+        if matches!(state, XState::Listening | XState::Connected) {
+            self.action_hook(HookKind::Suspend, state, "suspend").await?;
         }
-        self.action_hook(HookKind::Suspend, state, "suspend").await?;
+        // In every state: what has not come up yet is called off.
         Ok(self.ask(Message::Suspend).await)
     }
 
