@@ -268,7 +268,7 @@ pub async fn haproxy(dir: &Path, desktop: u16, certificate: &Certificate) -> Res
         .context("cannot write a certificate")?;
     let settings = dir.join("haproxy.cfg");
     let text = format!(
-        "global\n  nbthread 1\n  maxconn 20000\n  tune.bufsize 16384\ndefaults\n  mode tcp\n  timeout connect 5s\n  \
+        "global\n  nbthread 1\n  maxconn 9000\n  tune.bufsize 16384\ndefaults\n  mode tcp\n  timeout connect 5s\n  \
          timeout client 1h\n  timeout server 1h\nfrontend tls\n  bind 127.0.0.1:{tls} ssl crt {}\n  \
          default_backend desktop\nfrontend plain\n  bind 127.0.0.1:{plain}\n  default_backend desktop\n\
          backend desktop\n  server vm 127.0.0.1:{desktop}\n",
@@ -277,8 +277,9 @@ pub async fn haproxy(dir: &Path, desktop: u16, certificate: &Certificate) -> Res
     fs::write(&settings, text).context("cannot write HAProxy's settings")?;
     let mut command = Command::new(program);
     command.arg("-db").arg("-f").arg(&settings);
-    let child = Running::start(command, &dir.join("haproxy.log"))?;
-    listening(tls, "HAProxy").await?;
+    let log = dir.join("haproxy.log");
+    let child = Running::start(command, &log)?;
+    listening(tls, "HAProxy", &log).await?;
     let pid = child.id();
     Ok(Some((Peer::new("HAProxy", tls, Entry::Tls, vec![pid], Some(child)), plain)))
 }
@@ -300,8 +301,8 @@ pub async fn nginx(dir: &Path, desktop: u16, certificate: &Certificate) -> Resul
     fs::write(&key, &certificate.key).context("cannot write a key")?;
     let run = dir.display();
     let text = format!(
-        "load_module {module};\nworker_processes 1;\nworker_rlimit_nofile 60000;\ndaemon off;\npid {run}/nginx.pid;\n\
-         error_log {run}/nginx.err;\nevents {{ worker_connections 50000; }}\nstream {{\n  server {{\n    \
+        "load_module {module};\nworker_processes 1;\nworker_rlimit_nofile 20000;\ndaemon off;\npid {run}/nginx.pid;\n\
+         error_log {run}/nginx.err;\nevents {{ worker_connections 19000; }}\nstream {{\n  server {{\n    \
          listen 127.0.0.1:{port} ssl;\n    ssl_certificate {};\n    ssl_certificate_key {};\n    \
          ssl_protocols TLSv1.2 TLSv1.3;\n    proxy_pass 127.0.0.1:{desktop};\n    proxy_timeout 1h;\n  }}\n}}\n",
         cert.display(),
@@ -311,8 +312,9 @@ pub async fn nginx(dir: &Path, desktop: u16, certificate: &Certificate) -> Resul
     fs::write(&settings, text).context("cannot write nginx's settings")?;
     let mut command = Command::new(program);
     command.arg("-c").arg(&settings).arg("-p").arg(dir);
-    let child = Running::start(command, &dir.join("nginx.log"))?;
-    listening(port, "nginx").await?;
+    let log = dir.join("nginx.log");
+    let child = Running::start(command, &log)?;
+    listening(port, "nginx", &log).await?;
     let workers = children(child.id());
     Ok(Some(Peer::new("nginx stream", port, Entry::Tls, workers, Some(child))))
 }
@@ -326,8 +328,9 @@ pub async fn plain_copy(dir: &Path, desktop: u16) -> Result<Peer> {
     let port = free_port()?;
     let mut command = Command::new(std::env::current_exe().context("cannot find the running program")?);
     command.args(["plain-copy", &port.to_string(), &desktop.to_string()]);
-    let child = Running::start(command, &dir.join("plain-copy.log"))?;
-    listening(port, "the plain copy").await?;
+    let log = dir.join("plain-copy.log");
+    let child = Running::start(command, &log)?;
+    listening(port, "the plain copy", &log).await?;
     let pid = child.id();
     Ok(Peer::new("plain copy", port, Entry::Plain, vec![pid], Some(child)))
 }
@@ -377,12 +380,13 @@ pub fn free_port() -> Result<u16> {
 ///
 /// # Errors
 ///
-/// After ten seconds.
-pub async fn listening(port: u16, who: &str) -> Result<()> {
-    let deadline = Instant::now() + Duration::from_secs(10);
+/// After thirty seconds; the text ends with what the program printed into `log`.
+pub async fn listening(port: u16, who: &str, log: &Path) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(30);
     while TcpStream::connect(("127.0.0.1", port)).await.is_err() {
         if Instant::now() > deadline {
-            bail!("{who} does not listen on port {port}");
+            let printed = fs::read_to_string(log).unwrap_or_default();
+            bail!("{who} does not listen on port {port}: {}", printed.trim());
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }

@@ -65,8 +65,9 @@ impl RouterSite {
         fs::create_dir_all(dir.join("log")).context("cannot make a directory for logs")?;
         let mut command = Command::new(program);
         command.arg("-f").arg(&settings).env_remove("QVD_SET").env_remove("QVD_CONFIG");
-        let child = Running::start(command, &dir.join("router.log"))?;
-        listening(port, "the router").await?;
+        let log = dir.join("router.log");
+        let child = Running::start(command, &log)?;
+        listening(port, "the router", &log).await?;
         let pid = child.id();
         let entry = Entry::Qvd { login: LOGIN.to_owned(), password: PASSWORD.to_owned(), machines };
         Ok(Peer::new("ours", port, entry, vec![pid], Some(child)))
