@@ -17,6 +17,32 @@ use super::host_machine::HostLimits;
 use super::vm_machine::Limits;
 
 /// Reaches the agent inside a virtual machine.
+///
+/// # Contract
+///
+/// Returns at once and touches no network: the client connects when it is called. Any number of clients of one agent
+/// may exist. Every closure from an endpoint to an agent is a connector.
+///
+/// # Cancellation
+///
+/// Not asynchronous; dropping a call of the client ends that call.
+///
+/// # Errors
+///
+/// None here: an agent that cannot be reached fails the calls.
+///
+/// # Example
+///
+/// ```
+/// use std::sync::Arc;
+/// use qvd_core::hypervisor::Endpoint;
+/// use qvd_core::testkit::fakes::FakeVma;
+/// use qvd_core::vma::Vma;
+/// use qvd_hypervisor::hkd::VmaConnector;
+///
+/// let agent = FakeVma::new();
+/// let _connector: Box<dyn VmaConnector> = Box::new(move |_: &Endpoint| Arc::new(agent.clone()) as Arc<dyn Vma>);
+/// ```
 pub trait VmaConnector: Send + Sync + 'static {
     /// A client of the agent at `endpoint`; each call may take as long as `timeout`. Connects only when called.
     fn connect(&self, endpoint: &Endpoint, timeout: Duration) -> Arc<dyn Vma>;
@@ -43,6 +69,37 @@ where
 
 /// Sees every step of a virtual machine's task before it is taken. The step waits for the probe: one that never
 /// answers has stopped that task exactly there, which is how tests crash the daemon at each step.
+///
+/// # Contract
+///
+/// Only looks: it must not change rows or machines. Names of steps are for people and may change in any release.
+///
+/// # Cancellation
+///
+/// The future is dropped when the daemon ends.
+///
+/// # Errors
+///
+/// None; the step is taken whatever it thinks.
+///
+/// # Example
+///
+/// ```
+/// use qvd_core::VmId;
+/// use qvd_hypervisor::hkd::Probe;
+///
+/// #[derive(Default)]
+/// struct Steps(std::sync::Mutex<Vec<String>>);
+///
+/// #[async_trait::async_trait]
+/// impl Probe for Steps {
+///     async fn reached(&self, vm: VmId, step: &str) {
+///         if let Ok(mut steps) = self.0.lock() {
+///             steps.push(format!("{vm} {step}"));
+///         }
+///     }
+/// }
+/// ```
 #[async_trait]
 pub trait Probe: Send + Sync + 'static {
     /// `step` of this virtual machine is next.

@@ -24,7 +24,31 @@ pub enum LockState {
 
 /// What a driver asks the kernel about its machines, and how it ends them.
 ///
+/// # Contract
+///
+/// A process is meant by number and start time together: another one under the same number is never told of nor
+/// signalled. A process that ended counts as [`Life::Gone`], collected by its parent or not.
+///
+/// # Cancellation
+///
+/// Not asynchronous: each call is short and done when it returns.
+///
+/// # Errors
+///
 /// Every error means "could not be told", never "is not there".
+///
+/// # Example
+///
+/// ```
+/// use qvd_hypervisor::hostops::{HostOps, Life, ProcessId, SystemHost};
+///
+/// # fn main() -> std::io::Result<()> {
+/// let own = ProcessId::me()?;
+/// assert!(matches!(SystemHost.life(own)?, Life::Alive(_)));
+/// let another = ProcessId { start: own.start + 1, ..own };
+/// assert_eq!(SystemHost.life(another)?, Life::Gone);
+/// # Ok(()) }
+/// ```
 pub trait HostOps: Debug + Send + Sync + 'static {
     /// Name of this boot.
     ///
