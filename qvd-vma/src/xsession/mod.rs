@@ -9,6 +9,7 @@ pub mod desktop;
 pub mod display;
 pub mod environment;
 pub mod guard;
+mod installed;
 pub mod machine;
 pub mod nxagent;
 pub mod options;

@@ -182,6 +182,8 @@ impl Context {
         let desktop = desktop::choose(&self.settings.x_session, find)?;
         let none_free = || StartError::NoDisplay { first: self.settings.display };
         let mut from = self.settings.display;
+        // An agent that was killed left it, and the next one would not take its place.
+        self.remove_socket();
         loop {
             let number = display::first_free(from).ok_or_else(none_free)?;
             self.write_files(request, &account, number)?;
@@ -339,6 +341,13 @@ impl Context {
     pub(super) fn remove_files(&self) {
         let settings = &self.settings;
         for path in [&settings.options_file, &settings.slave_file, &self.authority_file()] {
+            session_files::remove(path);
+        }
+        self.remove_socket();
+    }
+
+    fn remove_socket(&self) {
+        if let Listen::Unix(path) = &self.settings.options.listen {
             session_files::remove(path);
         }
     }
