@@ -11,9 +11,10 @@ use qvd_core::auth::Identity;
 use qvd_core::error::chain;
 use qvd_core::hypervisor::Endpoint;
 use qvd_core::model::{Vm, VmRuntime};
+use qvd_core::state::VmState;
 use qvd_core::vma::{Params, Vma, VmaError};
-use qvd_core::{HostId, SessionId, UserId};
-use qvd_db::{Channel as Wire, HostCounter};
+use qvd_core::{HostId, SessionId, UserId, VmId};
+use qvd_db::{Channel as Wire, Db, HostCounter};
 use qvd_vma::client::VmaClient;
 
 use crate::broker::{Action, Event, Failure, Limits, Machine, Refusal};
@@ -335,6 +336,7 @@ impl Shell {
     async fn refuse(&mut self, refusal: Refusal) {
         let reply = match refusal {
             Refusal::Unavailable(reason) => {
+                let reason = true_reason(&self.shared.db.clone(), self.request.vm.id, reason).await;
                 self.log_failure(&reason.to_string());
                 if reason == Reason::Aborted {
                     self.shared.metrics.aborted_total.add(1);
@@ -384,6 +386,18 @@ impl Shell {
         }
         .run()
         .await;
+    }
+}
+
+/// A machine that went down ends its session by the same order as a contender does; its user is not told of a
+/// contender that there never was.
+async fn true_reason(db: &Db, vm: VmId, reason: Reason) -> Reason {
+    if reason != Reason::Aborted {
+        return reason;
+    }
+    match db.vms().runtime(vm).await {
+        Ok(Some(row)) if row.vm_state == VmState::Stopped => Reason::NotStarted,
+        Ok(_) | Err(_) => reason,
     }
 }
 
