@@ -28,8 +28,8 @@ pub struct Node {
 }
 
 impl Node {
-    /// Starts a node below `dir`. `database` holds the lines `database.*` of its configuration; without them it is
-    /// an SQLite file. `more` are further lines.
+    /// Starts a node below `dir`. `database` holds the lines `database.*` of its configuration, for a database with
+    /// tables; without them it is an SQLite file. `more` are further lines.
     ///
     /// # Errors
     ///
@@ -53,7 +53,6 @@ impl Node {
         }
         let file = data.join("node.conf");
         fs::write(&file, config).with_context(|| format!("cannot write {}", file.display()))?;
-        run(Command::new(program("qvd")?).args(["db", "deploy", "--config"]).arg(&file))?;
         run(Command::new(program("qa")?).env("QVD_CONFIG", &file).args([
             "host",
             "add",
