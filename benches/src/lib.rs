@@ -5,5 +5,6 @@
 
 pub mod desktop;
 pub mod figures;
+pub mod memory;
 pub mod peers;
 pub mod site;
