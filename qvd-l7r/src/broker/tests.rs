@@ -442,7 +442,8 @@ fn a_client_that_leaves_is_not_answered() {
 #[test]
 fn an_agent_that_makes_a_desktop_ready_is_told_when_nobody_comes() {
     let aborted = Action::Refuse(Refusal::Unavailable(Reason::Aborted));
-    let reached: [(&str, fn(&mut Run)); 5] = [
+    type Reach = fn(&mut Run);
+    let reached: [(&str, Reach); 5] = [
         ("x_start is on its way", Run::reach_starting),
         ("x_start had no answer", |run| {
             run.reach_starting();

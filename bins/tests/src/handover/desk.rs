@@ -175,9 +175,9 @@ impl<'a> Desk<'a> {
         }
     }
 
-    /// Keeps what could explain a loss, in a directory of its own.
+    /// Keeps what could explain what came of a cut, in a directory of its own.
     pub(super) fn keep_evidence(&self, number: usize) -> Result<PathBuf> {
-        let to = self.dir.join(format!("lost-{number}"));
+        let to = self.dir.join(format!("cut-{number}"));
         fs::create_dir_all(&to).with_context(|| format!("cannot make {}", to.display()))?;
         let guest = self.site.guest_dir(self.account.vm);
         let logs = ["qvd.log", "qvd-nxagent.log", "qvd-session.log"];

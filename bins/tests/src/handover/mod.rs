@@ -19,6 +19,7 @@ use std::fmt;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
@@ -155,8 +156,11 @@ impl Sweep {
             let outcome = cut::make(desk, cut)?;
             totals.add(&outcome);
             tell(&format!("{kind:8} {} {}: {outcome}", cut.means, cut.moment));
-            if let Fate::Lost(_) = outcome.desktop {
+            let lost = matches!(outcome.desktop, Fate::Lost(_));
+            if lost || outcome.clients > 1 || outcome.recovery > SLOW {
                 tell(&format!("         logs: {}", desk.keep_evidence(number)?.display()));
+            }
+            if lost {
                 desk.stop_machine()?;
             }
         }
@@ -189,3 +193,6 @@ impl Sweep {
         Ok(site)
     }
 }
+
+/// A desktop that takes so long to come back is looked into.
+const SLOW: Duration = Duration::from_secs(8);

@@ -59,9 +59,10 @@ impl Machine {
                 actions.push(Action::AnswerSuspend(true));
                 actions
             }
-            Phase::Preparing | Phase::Launching => {
-                self.rest();
-                vec![Action::CancelEffect, Action::Cleanup, Action::AnswerSuspend(true)]
+            // It ends as soon as it waits: an agent that is broken off while it starts is in the next one's way.
+            Phase::Preparing | Phase::Provisioning | Phase::Launching => {
+                self.unwanted = true;
+                vec![Action::AnswerSuspend(true)]
             }
             Phase::Consulting => {
                 let mut actions = vec![Action::CancelEffect];
@@ -78,12 +79,9 @@ impl Machine {
                 actions
             }
             Phase::Waking => self.stop_waking(),
-            Phase::Stopped
-            | Phase::Provisioning
-            | Phase::Suspending
-            | Phase::Suspended
-            | Phase::WokenUnasked
-            | Phase::Stopping => vec![Action::AnswerSuspend(false)],
+            Phase::Stopped | Phase::Suspending | Phase::Suspended | Phase::WokenUnasked | Phase::Stopping => {
+                vec![Action::AnswerSuspend(false)]
+            }
         }
     }
 
@@ -221,11 +219,15 @@ impl Machine {
     }
 
     pub(super) fn launched(&mut self, now: Instant) -> Vec<Action> {
-        if self.phase == Phase::Launching {
-            self.hup_sent = None;
-            self.failed_wakes = 0;
-            self.enter(Phase::Listening, Some(now + self.limits.listening));
+        if self.phase != Phase::Launching {
+            return Vec::new();
         }
+        if self.unwanted {
+            return self.terminate(now, StartAnswer::Failed);
+        }
+        self.hup_sent = None;
+        self.failed_wakes = 0;
+        self.enter(Phase::Listening, Some(now + self.limits.listening));
         Vec::new()
     }
 

@@ -10,7 +10,7 @@
 //! consulting      → stopped, preparing
 //! preparing       → provisioning, launching, stopped
 //! provisioning    → launching, stopped
-//! launching       → listening, stopped
+//! launching       → listening, stopping, stopped
 //! listening       → connected, suspending, suspended, stopping, stopped
 //! connected       → suspending, suspended, stopping, stopped
 //! suspending      → suspended, connected, woken-unasked, stopping, stopped
@@ -60,7 +60,8 @@ pub struct Machine {
     start_pending: bool,
     /// The connect hook of this resume has been started.
     hook_started: bool,
-    /// The connect hook of this resume failed: the agent goes back to sleep.
+    /// Nobody comes any more, or the connect hook of this resume failed: an agent that resumes goes back to sleep, a
+    /// new one ends.
     unwanted: bool,
 }
 

@@ -86,9 +86,9 @@ fn table() -> Vec<(Event, &'static str, Phase, &'static str)> {
         (SuspendAsked, "listening-again", P::Suspending, "publish:suspending hup suspend:true"),
         (SuspendAsked, "stopped", P::Stopped, "suspend:false"),
         (SuspendAsked, "consulting", P::Stopped, "cancel refuse:stopped suspend:true"),
-        (SuspendAsked, "preparing", P::Stopped, "publish:stopped cancel cleanup suspend:true"),
-        (SuspendAsked, "provisioning", P::Provisioning, "suspend:false"),
-        (SuspendAsked, "launching", P::Stopped, "publish:stopped cancel cleanup suspend:true"),
+        (SuspendAsked, "preparing", P::Preparing, "suspend:true"),
+        (SuspendAsked, "provisioning", P::Provisioning, "suspend:true"),
+        (SuspendAsked, "launching", P::Launching, "suspend:true"),
         (SuspendAsked, "listening", P::Stopping, "publish:stopping term suspend:true"),
         (SuspendAsked, "suspending", P::Suspending, "suspend:false"),
         (SuspendAsked, "suspended", P::Suspended, "suspend:false"),
@@ -337,6 +337,51 @@ fn a_resume_that_comes_to_nothing_is_tried_again() {
     script.at(5020, Event::Output(Report::Suspending));
     assert_eq!(script.at(5030, Event::Output(Report::Suspended)), "");
     assert_eq!(script.at(5230, Event::Deadline), "hup");
+}
+
+#[test]
+fn a_resume_that_is_called_off_leaves_the_agent_asleep() {
+    let mut script = Script::suspended();
+    // Before the agent knows of it.
+    script.at(1010, Event::StartAsked);
+    script.at(1020, Event::Consulted);
+    assert_eq!(script.at(1030, Event::SuspendAsked), "publish:suspended refuse:suspended suspend:true");
+    assert_eq!(script.machine.deadline(), None);
+    // Behind the HUP.
+    script.at(5000, Event::StartAsked);
+    script.at(5000, Event::Consulted);
+    assert_eq!(script.at(5010, Event::SuspendAsked), "suspend:true");
+    script.at(5020, Event::Output(Report::Resuming));
+    assert_eq!(script.at(5030, Event::Output(Report::Waiting)), "publish:suspending hup");
+    assert_eq!(script.at(5040, Event::Output(Report::Suspended)), "publish:suspended");
+    // The next resume is wanted again.
+    script.at(6000, Event::StartAsked);
+    script.at(6000, Event::Consulted);
+    script.at(6010, Event::Output(Report::Resuming));
+    assert_eq!(script.at(6020, Event::Output(Report::Waiting)), "publish:listening");
+}
+
+#[test]
+fn a_first_start_that_is_called_off_ends_when_its_agent_waits() {
+    for called_off in 0..3 {
+        let mut script = Script::new();
+        script.at(0, Event::StartAsked);
+        for (at, event) in
+            [Event::Consulted, Event::ProvisioningBegan, Event::LaunchBegan].into_iter().enumerate()
+        {
+            script.at(10, event);
+            if at == called_off {
+                assert_eq!(script.at(10, Event::SuspendAsked), "suspend:true");
+            }
+        }
+        assert_eq!(script.at(20, Event::Launched), "publish:stopping term");
+        script.at(900, Event::AgentGone);
+        assert_eq!(script.machine.phase(), Phase::Stopped);
+        for event in [Event::StartAsked, Event::Consulted, Event::LaunchBegan] {
+            script.at(1000, event);
+        }
+        assert_eq!(script.at(1000, Event::Launched), "publish:listening");
+    }
 }
 
 #[test]
