@@ -6,9 +6,9 @@
 pub mod ask;
 pub mod desktop;
 pub mod handover;
+pub mod interrupts;
 pub mod machine;
 pub mod node;
-pub mod interrupts;
 pub mod picture;
 pub mod process;
 pub mod relay;
