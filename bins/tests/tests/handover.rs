@@ -28,7 +28,7 @@ fn swept(extent: Extent, guard: bool) -> Option<Totals> {
 
 #[test]
 fn no_desktop_is_lost_by_a_cut_at_any_step() {
-    let Some(totals) = swept(Extent::Steps { offsets: 3 }, true) else { return };
+    let Some(totals) = swept(Extent::Steps { offsets: 2 }, true) else { return };
     assert!(totals.cuts >= 60, "few steps were seen: {totals}");
     assert_eq!((totals.lost, totals.kept), (0, totals.cuts), "{totals}");
     assert!(totals.crashes.is_empty(), "{:?}", totals.crashes);

@@ -51,10 +51,10 @@ pub(super) struct Watch {
 }
 
 impl<'a> Desk<'a> {
-    /// Furnishes a desk for this kind of cuts.
-    pub(super) fn furnish(site: &'a Site, kind: Kind) -> Result<Self> {
-        let account = site.add_account(&kind.to_string())?;
-        let dir = site.dir().join(format!("desk-{kind}"));
+    /// Furnishes desk number so-and-so for this kind of cuts.
+    pub(super) fn furnish(site: &'a Site, kind: Kind, number: usize) -> Result<Self> {
+        let account = site.add_account(&format!("{kind}{number}"))?;
+        let dir = site.dir().join(format!("desk-{kind}-{number}"));
         let screen = Screen::start(&dir, 1024, 768)?;
         let count = if site.is_encrypted() { Count::Wire } else { Count::Desktop };
         Ok(Self {

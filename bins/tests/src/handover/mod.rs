@@ -19,6 +19,7 @@ use std::fmt;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -112,30 +113,28 @@ impl Sweep {
         tell: &(dyn Fn(&str) + Sync),
     ) -> Result<Totals> {
         let site = self.start_site(dir, encrypted)?;
-        let sweep_kind = |kind: Kind| -> Result<Totals> {
-            let mut desk = Desk::furnish(&site, kind)?;
-            self.sweep_desk(&mut desk, encrypted, tell).with_context(|| format!("sweep of {kind}"))
-        };
+        let sweep_kind =
+            |kind| self.sweep_kind(&site, kind, encrypted, tell).with_context(|| format!("sweep of {kind}"));
         let mut totals = Totals::default();
         std::thread::scope(|scope| {
-            let desks: Vec<_> = kinds.iter().map(|kind| scope.spawn(|| sweep_kind(*kind))).collect();
-            for desk in desks {
-                // A panic in a desk is a bug of the lab and goes on as one.
-                let swept = desk.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-                totals.merge(swept?);
+            let kinds: Vec<_> = kinds.iter().map(|kind| scope.spawn(|| sweep_kind(*kind))).collect();
+            for kind in kinds {
+                totals.merge(joined(kind)?);
             }
             Ok(totals)
         })
     }
 
-    fn sweep_desk(
+    /// Several desks take the cuts of one kind from one list: most of the time each waits for something.
+    fn sweep_kind(
         &self,
-        desk: &mut Desk<'_>,
+        site: &Site,
+        kind: Kind,
         encrypted: bool,
         tell: &(dyn Fn(&str) + Sync),
     ) -> Result<Totals> {
-        let kind = desk.kind;
-        let measured = cut::measure(desk)?;
+        let mut first = Desk::furnish(site, kind, 1)?;
+        let measured = cut::measure(&mut first)?;
         let mut random = Random::new(self.seed ^ (kind as u64 + 1));
         let cuts = if encrypted {
             plan::cuts(self.extent, &measured, &mut random)
@@ -151,20 +150,21 @@ impl Sweep {
             if encrypted { "" } else { " of the desktop's stream" },
             cuts.len()
         ));
+        let left = Mutex::new(cuts.iter().enumerate());
+        let next = || left.lock().unwrap_or_else(PoisonError::into_inner).next();
         let mut totals = Totals::default();
-        for (number, cut) in cuts.iter().enumerate() {
-            let outcome = cut::make(desk, cut)?;
-            totals.add(&outcome);
-            tell(&format!("{kind:8} {} {}: {outcome}", cut.means, cut.moment));
-            let lost = matches!(outcome.desktop, Fate::Lost(_));
-            if lost || outcome.clients > 1 || outcome.recovery > SLOW {
-                tell(&format!("         logs: {}", desk.keep_evidence(number)?.display()));
+        std::thread::scope(|scope| {
+            let others: Vec<_> = (2..=DESKS)
+                .map(|number| {
+                    scope.spawn(move || sweep_desk(&mut Desk::furnish(site, kind, number)?, next, tell))
+                })
+                .collect();
+            totals.merge(sweep_desk(&mut first, next, tell)?);
+            for other in others {
+                totals.merge(joined(other)?);
             }
-            if lost {
-                desk.stop_machine()?;
-            }
-        }
-        Ok(totals)
+            Ok(totals)
+        })
     }
 
     fn start_site(&self, dir: &Path, encrypted: bool) -> Result<Site> {
@@ -193,6 +193,36 @@ impl Sweep {
         Ok(site)
     }
 }
+
+/// Makes the cuts that are left, until none is.
+fn sweep_desk<'c>(
+    desk: &mut Desk<'_>,
+    next: impl Fn() -> Option<(usize, &'c Cut)>,
+    tell: &(dyn Fn(&str) + Sync),
+) -> Result<Totals> {
+    let mut totals = Totals::default();
+    while let Some((number, cut)) = next() {
+        let outcome = cut::make(desk, cut)?;
+        totals.add(&outcome);
+        tell(&format!("{:8} {} {}: {outcome}", desk.kind, cut.means, cut.moment));
+        let lost = matches!(outcome.desktop, Fate::Lost(_));
+        if lost || outcome.clients > 1 || outcome.recovery > SLOW {
+            tell(&format!("         logs: {}", desk.keep_evidence(number)?.display()));
+        }
+        if lost {
+            desk.stop_machine()?;
+        }
+    }
+    Ok(totals)
+}
+
+/// What a thread of the lab answered; a panic in there is a bug and goes on as one.
+fn joined<T>(thread: std::thread::ScopedJoinHandle<'_, T>) -> T {
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+/// Desks of each kind.
+const DESKS: usize = 2;
 
 /// A desktop that takes so long to come back is looked into.
 const SLOW: Duration = Duration::from_secs(8);
