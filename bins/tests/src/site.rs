@@ -266,6 +266,17 @@ impl Site {
         self.dir.join(format!("data/run/vms/{vm}/guest"))
     }
 
+    /// What a machine's agent and its nxagent wrote last, for people; it is gone once the machine is stopped.
+    pub fn guest_log(&self, vm: i64) -> String {
+        let files = fs::read_dir(self.guest_dir(vm).join("log")).into_iter().flatten().flatten();
+        let texts = files.filter_map(|file| fs::read_to_string(file.path()).ok());
+        let last = |text: String| {
+            let lines: Vec<&str> = text.lines().collect();
+            lines[lines.len().saturating_sub(30)..].join("\n  ")
+        };
+        texts.map(last).collect::<Vec<_>>().join("\n--\n  ")
+    }
+
     /// Number of the X display inside a virtual machine.
     ///
     /// # Errors

@@ -46,7 +46,8 @@ pub fn wait_drawn(
         Ok(None) => {
             let lines = client.lines();
             let tail = lines[lines.len().saturating_sub(10)..].join("\n  ");
-            bail!("the client ended (log {}):\n  {tail}", client.log().display())
+            let guest = site.guest_log(vm);
+            bail!("the client ended (log {}):\n  {tail}\nmachine:\n  {guest}", client.log().display())
         }
         Err(e) => Err(e.context(format!("last seen: {last}; logs below {}", site.dir().display()))),
     }

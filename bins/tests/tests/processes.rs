@@ -120,9 +120,9 @@ impl Lab {
         client.stop(Duration::from_secs(10));
 
         let mut client = self.connect("next")?;
-        client
-            .wait_line("Desktop started", LIMIT)
-            .with_context(|| format!("the next connect; the machine says:\n{}", self.machine_log()))?;
+        client.wait_line("Desktop started", LIMIT).with_context(|| {
+            format!("the next connect; the machine says:\n{}", self.node.guest_log(self.account.vm))
+        })?;
         let machine = Machine::of(&self.node, self.account.vm)?;
         client.signal(Signal::SIGTERM)?;
         client.wait_exit(LIMIT)?;
@@ -157,18 +157,6 @@ impl Lab {
             bail!("the client ended before there was a {name}: {:?}", client.lines().last());
         }
         Ok(())
-    }
-
-    /// What the machine's agent and nxagent wrote last; gone once it is stopped.
-    fn machine_log(&self) -> String {
-        let logs = std::fs::read_dir(self.node.guest_dir(self.account.vm).join("log"));
-        let files = logs.into_iter().flatten().flatten();
-        let texts = files.filter_map(|file| std::fs::read_to_string(file.path()).ok());
-        let last = |text: String| {
-            let lines: Vec<&str> = text.lines().collect();
-            lines[lines.len().saturating_sub(30)..].join("\n")
-        };
-        texts.map(last).collect::<Vec<_>>().join("\n--\n")
     }
 
     fn connect(&self, name: &str) -> Result<Process> {
