@@ -13,8 +13,8 @@ use qvd_core::hypervisor::Endpoint;
 use qvd_core::model::{Vm, VmRuntime};
 use qvd_core::state::VmState;
 use qvd_core::vma::{Params, Vma, VmaError};
-use qvd_core::{HostId, SessionId, UserId, VmId};
-use qvd_db::{Channel as Wire, Db, HostCounter};
+use qvd_core::{HostId, SessionId, UserId};
+use qvd_db::{Channel as Wire, HostCounter};
 use qvd_vma::client::VmaClient;
 
 use crate::broker::{Action, Event, Failure, Limits, Machine, Refusal};
@@ -297,6 +297,20 @@ impl Shell {
         });
     }
 
+    /// A machine that went down ends its session by the same order as a contender does; its user is not told of a
+    /// contender that there never was.
+    async fn true_reason(&mut self, reason: Reason) -> Reason {
+        if reason != Reason::Aborted || self.effect_writes {
+            return reason;
+        }
+        // A read that nobody polls any more may hold the connection that this one needs.
+        self.effect = None;
+        match self.shared.db.vms().runtime(self.request.vm.id).await {
+            Ok(Some(row)) if row.vm_state == VmState::Stopped => Reason::NotStarted,
+            Ok(_) | Err(_) => reason,
+        }
+    }
+
     /// Says to the agent that nobody comes. What goes wrong here costs the next client a wait, no more.
     async fn call_off(&mut self) {
         if self.dialling {
@@ -336,7 +350,7 @@ impl Shell {
     async fn refuse(&mut self, refusal: Refusal) {
         let reply = match refusal {
             Refusal::Unavailable(reason) => {
-                let reason = true_reason(&self.shared.db.clone(), self.request.vm.id, reason).await;
+                let reason = self.true_reason(reason).await;
                 self.log_failure(&reason.to_string());
                 if reason == Reason::Aborted {
                     self.shared.metrics.aborted_total.add(1);
@@ -386,18 +400,6 @@ impl Shell {
         }
         .run()
         .await;
-    }
-}
-
-/// A machine that went down ends its session by the same order as a contender does; its user is not told of a
-/// contender that there never was.
-async fn true_reason(db: &Db, vm: VmId, reason: Reason) -> Reason {
-    if reason != Reason::Aborted {
-        return reason;
-    }
-    match db.vms().runtime(vm).await {
-        Ok(Some(row)) if row.vm_state == VmState::Stopped => Reason::NotStarted,
-        Ok(_) | Err(_) => reason,
     }
 }
 

@@ -57,6 +57,8 @@ impl Desktop {
         let agent = tokio::spawn(serve_calls(listener, script.clone()));
         let desktop = Self { dir: dir.to_owned(), script, sessions: None, agent };
         desktop.says("x_start", [Answer::Says("starting")]);
+        // What a router says that gives a desktop up before its client came.
+        desktop.says("x_suspend", [Answer::Says("suspending")]);
         desktop.says("x_state", [Answer::Says("suspended"), Answer::Says("listening")]);
         desktop
     }
