@@ -33,9 +33,27 @@ fn main() -> Result<()> {
         None => {
             let runtime =
                 tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-            runtime.block_on(compare())
+            runtime.block_on(async {
+                // The peers end with what is dropped here.
+                tokio::select! {
+                    done = compare() => done,
+                    () = asked_to_end() => bail!("interrupted"),
+                }
+            })
         }
         Some(other) => bail!("unknown word '{other}'"),
+    }
+}
+
+/// Ctrl-C or SIGTERM.
+async fn asked_to_end() {
+    use tokio::signal::unix::{SignalKind, signal};
+    match signal(SignalKind::terminate()) {
+        Ok(mut terminate) => tokio::select! {
+            _ = tokio::signal::ctrl_c() => {}
+            _ = terminate.recv() => {}
+        },
+        Err(_) => std::future::pending().await,
     }
 }
 
