@@ -86,10 +86,11 @@ async fn a_display_that_only_the_agent_finds_taken_is_passed_over() {
 #[tokio::test]
 async fn a_missing_agent_is_named() {
     let machine = Setup::new().set("command.nxagent", "/nonexistent/nxagent").start().await;
-    machine.vma.x_start(&properties()).await.unwrap();
-    machine.wait_state(XState::Stopped).await;
-    let failure = eventually("the reason", async || machine.failure().await).await;
-    assert!(failure.contains("cannot start '/nonexistent/nxagent'"), "{failure}");
+    // At once and to the caller, who is a user that waits.
+    let error = machine.vma.x_start(&properties()).await.unwrap_err();
+    let told = "'/nonexistent/nxagent' is not installed in the virtual machine";
+    assert!(matches!(&error, VmaError::Refused { message, .. } if message.contains(told)), "{error}");
+    assert_eq!(machine.vma.x_state().await.unwrap(), XState::Stopped);
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ const ACTION: &str = "vma.on_action";
 #[tokio::test]
 async fn a_refusing_pre_connect_hook_starts_nothing() {
     let setup = Setup::new().hook(&format!("{ACTION}.pre-connect"), "pre", "exit 3");
-    let machine = setup.set("command.nxagent", "/nonexistent/nxagent").start().await;
+    let machine = setup.set("command.nxagent", "/bin/false").start().await;
     let error = machine.vma.x_start(&properties()).await.unwrap_err();
     assert!(matches!(&error, VmaError::Refused { message, .. } if message.contains("rc: 3")), "{error}");
     assert_eq!(machine.vma.x_state().await.unwrap(), XState::Stopped);
