@@ -63,14 +63,22 @@ pub fn called_with(word: &str, text: &str) -> Vec<i32> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::process::Stdio;
+
     use super::*;
 
     #[test]
     fn a_child_is_found_below_its_parent_and_by_its_words() {
         let own = i32::try_from(std::process::id()).unwrap();
-        let mut child = std::process::Command::new("sleep").args(["600", "0.0471"]).spawn().unwrap();
+        let mut cat = std::process::Command::new("cat");
+        cat.args(["-", "/dev/null/0.0471"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = cat.spawn().unwrap();
         let pid = i32::try_from(child.id()).unwrap();
-        let (below, called) = (family(own), called_with("600", "0.0471"));
+        // The kernel shows a new program's words a little after it has started; one that answers has them.
+        child.stdin.as_mut().unwrap().write_all(b"x").unwrap();
+        child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+        let (below, called) = (family(own), called_with("-", "/0.0471"));
         child.kill().unwrap();
         child.wait().unwrap();
         assert_eq!(below[0], own);
