@@ -5,12 +5,16 @@ SHELL := /bin/bash
 CARGO ?= cargo
 # Where cargo builds; the demonstration's files always lie in the clone, below target/demo.
 TARGET := $(or $(CARGO_TARGET_DIR),target)
+# Whatever a cargo configuration says: the recipes run what they built.
+export CARGO_TARGET_DIR := $(TARGET)
+unexport CARGO_BUILD_TARGET
 # What is measured; `dist` is what packages are built with and takes much longer to build.
 BENCH_PROFILE ?= release
+PROGRAMS := qvd qvd-hkd qvd-l7r qvd-vma qvdclient qa
 DEMO_BINS := --bin qvd --bin qvd-vma --bin qvdclient --bin qa --bin qvd-demo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo clean-demo test test-fast lint doc handover bench build
+.PHONY: help demo clean-demo test test-fast lint doc man handover bench bench-desktop build
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -44,12 +48,24 @@ lint: ## format, clippy, docs, licences
 doc: ## the API documentation, below $(TARGET)/doc
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps
 
+man: ## the manual pages, below $(TARGET)/man
+	@.ci/setup build
+	@$(CARGO) build --quiet --profile quick $(foreach program,$(PROGRAMS),--bin $(program))
+	@mkdir -p "$(TARGET)/man"
+	@set -e; for program in $(PROGRAMS); do "$(TARGET)/quick/$$program" --generate-manual "$(TARGET)/man"; done
+	@ls "$(TARGET)/man"
+
 handover: ## the full sweep of cut hand-overs; takes long
 	@.ci/setup test
 	$(CARGO) build --workspace --bins
-	$(CARGO) run -p qvd-system-tests --bin qvd-handover -- --full
+	@"$(TARGET)/debug/qvd-handover" --full
 
 bench: ## ours against HAProxy, nginx and a plain copy, in one run
 	@.ci/setup bench
 	$(CARGO) build --profile $(BENCH_PROFILE) -p qvd-l7r-bin -p qvd-benches
 	@"$(TARGET)/$(BENCH_PROFILE)/forward"
+
+bench-desktop: ## from the start of the client to first pixels, and the memory of each process
+	@.ci/setup bench
+	$(CARGO) build --profile $(BENCH_PROFILE) --workspace --bins
+	@"$(TARGET)/$(BENCH_PROFILE)/first_pixels"

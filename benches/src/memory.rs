@@ -72,7 +72,10 @@ mod tests {
     fn a_child_is_found_below_its_parent_and_by_its_words() {
         let own = i32::try_from(std::process::id()).unwrap();
         let mut cat = std::process::Command::new("cat");
-        cat.args(["-", "/dev/null/0.0471"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        cat.args(["-", "/dev/null/0.0471"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null());
         let mut child = cat.spawn().unwrap();
         let pid = i32::try_from(child.id()).unwrap();
         // The kernel shows a new program's words a little after it has started; one that answers has them.

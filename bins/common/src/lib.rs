@@ -8,12 +8,15 @@
 //! | open the database | `open_db`, then `add_database_config` (feature `database`) |
 //! | wait for the end | [`Signals`] |
 //! | say what went wrong | [`report`] |
+//!
+//! [`write_manual`] is for whoever makes a package: the manual pages come from the programs themselves.
 
 mod config_files;
 #[cfg(feature = "database")]
 mod database;
 mod exit;
 mod log;
+mod manual;
 mod signals;
 
 pub use config_files::{ConfigFiles, load_config};
@@ -21,4 +24,5 @@ pub use config_files::{ConfigFiles, load_config};
 pub use database::{add_database_config, backend, open_db};
 pub use exit::{Failure, exit_code, report};
 pub use log::{LogTo, init_tracing};
+pub use manual::{GENERATE_MANUAL, write_manual};
 pub use signals::{Asked, Signals};

@@ -3,27 +3,44 @@
 //!
 //! Configuration: `/etc/qvd/node.conf` and what belongs to it, or the file that `QVD_CONFIG` names.
 
+mod manual;
 mod terminal;
 
 use std::fs;
 use std::io::{self, IsTerminal};
 use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::sync::Arc;
 
 use qvd_admin::cli::{self, Console};
 use qvd_admin::{Admin, Error};
-use qvd_bin_common::{ConfigFiles, Failure, add_database_config, load_config, open_db};
+use qvd_bin_common::{ConfigFiles, Failure, GENERATE_MANUAL, add_database_config, load_config, open_db};
 use qvd_l7r::balance::Weighted;
 use terminal::Echo;
 
 fn main() -> ExitCode {
+    let mut words = std::env::args_os().skip(1);
+    if words.next().is_some_and(|word| word == GENERATE_MANUAL) {
+        return write_manual(&words.next().map(PathBuf::from).unwrap_or_default());
+    }
     // The command runs on this thread; the other one takes signals while this one waits for a typed line.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     match runtime {
         Ok(runtime) => runtime.block_on(run()),
         Err(error) => {
             eprintln!("Error: cannot start: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn write_manual(dir: &Path) -> ExitCode {
+    let file = dir.join("qa.8");
+    match fs::write(&file, manual::page()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("Error: cannot write '{}': {error}", file.display());
             ExitCode::FAILURE
         }
     }

@@ -14,9 +14,9 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use clap::Parser;
+use clap::{CommandFactory as _, Parser};
 use qvd_bin_common::{
-    Asked, ConfigFiles, Failure, LogTo, Signals, init_tracing, load_config, open_db, report,
+    Asked, ConfigFiles, Failure, LogTo, Signals, init_tracing, load_config, open_db, report, write_manual,
 };
 use qvd_core::ErrorKind;
 use qvd_core::config::Config;
@@ -58,6 +58,9 @@ fn main() -> ExitCode {
     let mut words = std::env::args_os().skip(1);
     if words.next().is_some_and(|word| word == "holder") {
         return qvd_hypervisor::holder::main(words);
+    }
+    if let Some(code) = write_manual(Args::command, 8, std::env::args_os().skip(1)) {
+        return code;
     }
     let args = Args::parse();
     // The database's connections may use TLS. A second provider is no error: then one is there.

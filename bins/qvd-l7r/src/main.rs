@@ -7,9 +7,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::Parser;
+use clap::{CommandFactory as _, Parser};
 use qvd_bin_common::{
     ConfigFiles, Failure, LogTo, Signals, add_database_config, init_tracing, load_config, open_db, report,
+    write_manual,
 };
 use qvd_core::ErrorKind;
 use qvd_core::config::Config;
@@ -35,6 +36,9 @@ struct Args {
 }
 
 fn main() -> ExitCode {
+    if let Some(code) = write_manual(Args::command, 8, std::env::args_os().skip(1)) {
+        return code;
+    }
     let args = Args::parse();
     // The database's connections may use TLS too. A second provider is no error: then one is there.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();

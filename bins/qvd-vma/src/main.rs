@@ -4,8 +4,8 @@ use std::convert::Infallible;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::Parser;
-use qvd_bin_common::{ConfigFiles, Failure, LogTo, Signals, init_tracing, load_config, report};
+use clap::{CommandFactory as _, Parser};
+use qvd_bin_common::{ConfigFiles, Failure, LogTo, Signals, init_tracing, load_config, report, write_manual};
 use qvd_core::ErrorKind;
 use qvd_core::config::Config;
 use qvd_vma::agent;
@@ -45,6 +45,9 @@ fn main() -> ExitCode {
     let words: Vec<_> = words.collect();
     if let Some(arguments) = SessionExec::asked_for(&words) {
         return become_program(arguments.to_vec());
+    }
+    if let Some(code) = write_manual(Options::command, 8, words) {
+        return code;
     }
     match run(&Options::parse()) {
         Ok(()) => ExitCode::SUCCESS,

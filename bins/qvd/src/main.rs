@@ -10,9 +10,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
-use qvd_bin_common::{ConfigFiles, Failure, load_config, report};
+use clap::{CommandFactory as _, Parser, Subcommand};
+use qvd_bin_common::{ConfigFiles, Failure, load_config, report, write_manual};
 use qvd_core::ErrorKind;
+use qvd_hypervisor::drivers::process::apparmor_profile;
 
 /// Virtual desktops: a whole site in one process, and the tools around a site.
 #[derive(Debug, Parser)]
@@ -44,6 +45,12 @@ enum Command {
         /// Configuration file to read instead of node.conf and node.conf.d.
         #[arg(short = 'f', long = "config", value_name = "FILE")]
         config: Option<PathBuf>,
+    },
+    /// Prints the AppArmor profile that lets a program make user namespaces, for systems that restrict them.
+    ApparmorProfile {
+        /// The program; this one when none is named.
+        #[arg(value_name = "PROGRAM")]
+        program: Option<PathBuf>,
     },
     /// Configuration files.
     #[command(subcommand)]
@@ -87,6 +94,9 @@ fn main() -> ExitCode {
     if words.next().is_some_and(|word| word == "holder") {
         return qvd_hypervisor::holder::main(words);
     }
+    if let Some(code) = write_manual(Args::command, 8, std::env::args_os().skip(1)) {
+        return code;
+    }
     let args = Args::parse();
     // A second provider is no error: then one is there.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
@@ -106,6 +116,13 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
             let config = load_config(&ConfigFiles::node(config.as_deref(), &env), &env, &[])?;
             let findings = block_on(async { Ok(doctor::examine(&config).await) })?;
             Ok(doctor::print(&findings, json))
+        }
+        Command::ApparmorProfile { program } => {
+            let named = program.map_or_else(std::env::current_exe, Ok).and_then(|path| path.canonicalize());
+            let program =
+                named.map_err(|e| Failure::new(ErrorKind::NotFound, "cannot find the program").because(e))?;
+            print!("{}", apparmor_profile(&program));
+            Ok(ExitCode::SUCCESS)
         }
         Command::Config(ConfigCommand::Check { file }) => {
             let config = load_config(&ConfigFiles::node(file.as_deref(), &env), &env, &[])?;

@@ -14,7 +14,7 @@ use std::process::ExitCode;
 use std::sync::Mutex;
 use std::time::Instant;
 
-use clap::Parser as _;
+use clap::{CommandFactory as _, Parser as _};
 use qvd_client::list::{Choice, Chooser, Entry};
 use qvd_client::trust::{Fingerprint, Fixed};
 use qvd_client::tunnel::check_screen;
@@ -28,6 +28,9 @@ use report::Reporter;
 
 fn main() -> ExitCode {
     let started = Instant::now();
+    if let Some(code) = qvd_bin_common::write_manual(Args::command, 1, std::env::args_os().skip(1)) {
+        return code;
+    }
     let args = match Args::try_parse() {
         Ok(args) => args.normalized(),
         Err(error) => {

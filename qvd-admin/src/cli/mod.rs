@@ -70,6 +70,11 @@ where
     }
 }
 
+/// Every command's two words with its help, in the order of the list of commands; for a manual page.
+pub fn help_pages() -> impl Iterator<Item = (String, String)> {
+    COMMANDS.iter().map(|command| (format!("{} {}", command.object, command.verb), help::page(command)))
+}
+
 const DONE: u8 = 0;
 const ERROR: u8 = 1;
 const MALFORMED: u8 = 2;

@@ -2,22 +2,24 @@
 
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixListener};
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use qvd_core::config::Config;
-use qvd_core::hypervisor::Check;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 
+use super::finding::{Finding, failed, fine};
 use super::programs::find;
-use super::{failed, fine};
 
 /// How many display numbers are tried, as the agent does.
 const DISPLAYS: u32 = 100;
 
 /// A free X display, by binding its socket.
-pub(super) fn x_socket(config: &Config) -> Check {
+pub(super) fn x_socket(config: &Config) -> Finding {
     match free_display(config) {
         Some(number) => fine("X socket", format!("display :{number} is free")),
         None => failed(
@@ -29,7 +31,7 @@ pub(super) fn x_socket(config: &Config) -> Check {
 }
 
 /// Starts nxagent on a private socket and waits until it listens for its client.
-pub(super) async fn nx_session(config: &Config) -> Check {
+pub(super) async fn nx_session(config: &Config) -> Finding {
     const WHAT: &str = "NX session";
     let program = config.command("command.nxagent").into_iter().next().unwrap_or_default();
     let (Some(program), Some(display)) = (find(&program), free_display(config)) else {
@@ -82,8 +84,7 @@ pub(super) async fn nx_session(config: &Config) -> Check {
         false
     };
     let listening = tokio::time::timeout(Duration::from_secs(15), waits).await;
-    let _ = child.start_kill();
-    let _ = child.wait().await;
+    end(child).await;
     match listening {
         Ok(true) => fine(WHAT, "nxagent waits for a client on a private socket".to_owned()),
         Ok(false) => failed(
@@ -97,12 +98,27 @@ pub(super) async fn nx_session(config: &Config) -> Check {
     }
 }
 
+/// Asks it to end, so that it takes its display's files along; kills it when it does not.
+async fn end(mut child: Child) {
+    let asked = child.id().and_then(|pid| i32::try_from(pid).ok()).map(Pid::from_raw);
+    if let Some(pid) = asked {
+        let _ = kill(pid, Signal::SIGTERM);
+    }
+    if tokio::time::timeout(Duration::from_secs(5), child.wait()).await.is_err() {
+        let _ = child.kill().await;
+    }
+}
+
+/// An X server wants three names of its display for itself: an abstract socket, a socket and a lock file. The files
+/// may be those of another user's server, or be left from one that was killed.
 fn free_display(config: &Config) -> Option<u32> {
     let first = u32::try_from(config.integer("internal.nxagent.display")).ok()?;
     (first..first + DISPLAYS).find(|number| {
-        let name = format!("/tmp/.X11-unix/X{number}");
-        SocketAddr::from_abstract_name(name.as_bytes())
-            .and_then(|address| UnixListener::bind_addr(&address))
-            .is_ok()
+        let socket = format!("/tmp/.X11-unix/X{number}");
+        let files = [socket.clone(), format!("/tmp/.X{number}-lock")];
+        files.iter().all(|file| !Path::new(file).exists())
+            && SocketAddr::from_abstract_name(socket.as_bytes())
+                .and_then(|address| UnixListener::bind_addr(&address))
+                .is_ok()
     })
 }

@@ -1,20 +1,22 @@
 //! `qvd doctor`: every prerequisite tried for real, in one go, with a remedy for each that fails.
 
 mod desktop;
+mod finding;
 mod programs;
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::process::ExitCode;
 
+use finding::{Finding, failed, fine};
 use qvd_bin_common::backend;
 use qvd_core::config::Config;
 use qvd_core::error::chain;
-use qvd_core::hypervisor::{Check, Hypervisor as _};
+use qvd_core::hypervisor::Hypervisor as _;
 use qvd_db::{Backend, Db};
 use qvd_hypervisor::drivers::process::{ProcessDriver, ProcessSettings};
 
 /// Looks at everything. Takes a second or two, since nxagent is really started.
-pub(crate) async fn examine(config: &Config) -> Vec<Check> {
+pub(crate) async fn examine(config: &Config) -> Vec<Finding> {
     let mut findings = programs::examine(config).await;
     findings.extend(driver(config).await);
     findings.push(desktop::x_socket(config));
@@ -25,7 +27,7 @@ pub(crate) async fn examine(config: &Config) -> Vec<Check> {
 }
 
 /// Prints the findings; fails when something required is missing.
-pub(crate) fn print(findings: &[Check], json: bool) -> ExitCode {
+pub(crate) fn print(findings: &[Finding], json: bool) -> ExitCode {
     let bad = findings.iter().filter(|check| check.required && check.remedy.is_some()).count();
     if json {
         let list: Vec<_> = findings
@@ -34,6 +36,7 @@ pub(crate) fn print(findings: &[Check], json: bool) -> ExitCode {
                 serde_json::json!({
                     "what": check.what,
                     "found": check.found,
+                    "version": check.version,
                     "ok": check.remedy.is_none(),
                     "required": check.required,
                     "remedy": check.remedy,
@@ -49,7 +52,8 @@ pub(crate) fn print(findings: &[Check], json: bool) -> ExitCode {
                 (Some(_), true) => "FAIL",
                 (Some(_), false) => "note",
             };
-            println!("{mark}  {:<width$}  {}", check.what, check.found);
+            let version = check.version.iter().map(|version| format!(", {version}")).collect::<String>();
+            println!("{mark}  {:<width$}  {}{version}", check.what, check.found);
             for line in check.remedy.iter().flat_map(|remedy| remedy.lines()) {
                 println!("      {:<width$}  → {line}", "");
             }
@@ -63,7 +67,7 @@ pub(crate) fn print(findings: &[Check], json: bool) -> ExitCode {
     ExitCode::from(u8::from(bad > 0))
 }
 
-async fn driver(config: &Config) -> Vec<Check> {
+async fn driver(config: &Config) -> Vec<Finding> {
     let own = std::env::current_exe().unwrap_or_default();
     // Directories of a site that does not exist yet are no prerequisite: the driver looks at a temporary one.
     let Ok(scratch) = tempfile::tempdir() else {
@@ -72,28 +76,25 @@ async fn driver(config: &Config) -> Vec<Check> {
     let mut settings = ProcessSettings::from_config(config, &own);
     settings.run_dir = scratch.path().join("run");
     settings.homefs_dir = scratch.path().join("homefs");
-    let mut findings = ProcessDriver::new(settings).check().await;
-    // Looked at above, with its version.
-    findings.retain(|check| check.what != "nxagent");
-    findings
+    let findings = ProcessDriver::new(settings).check().await.into_iter().map(Finding::from);
+    // That one is looked at with its version.
+    findings.filter(|finding| finding.what != "nxagent").collect()
 }
 
-fn router_port(config: &Config) -> Check {
+fn router_port(config: &Config) -> Finding {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, config.port("l7r.port")));
     match TcpListener::bind(address) {
         Ok(_) => fine("router's port", format!("{} is free", address.port())),
-        Err(e) => Check {
-            required: false,
-            ..failed(
-                "router's port",
-                &format!("{}: {e}", address.port()),
-                "standalone takes a free port then; a node needs another l7r.port",
-            )
-        },
+        Err(e) => failed(
+            "router's port",
+            &format!("{}: {e}", address.port()),
+            "standalone takes a free port then; a node needs another l7r.port",
+        )
+        .optional(),
     }
 }
 
-async fn database(config: &Config) -> Check {
+async fn database(config: &Config) -> Finding {
     if config.get("database.password").is_none_or(|text| text.is_empty())
         && config.text("database.driver") != "sqlite"
     {
@@ -116,12 +117,4 @@ async fn database(config: &Config) -> Check {
             "check database.* in node.conf; `qvd db deploy` makes the tables of a new database",
         ),
     }
-}
-
-fn fine(what: &str, found: String) -> Check {
-    Check { what: what.to_owned(), found, remedy: None, required: true }
-}
-
-fn failed(what: &str, found: &str, remedy: &str) -> Check {
-    Check { what: what.to_owned(), found: found.to_owned(), remedy: Some(remedy.to_owned()), required: true }
 }

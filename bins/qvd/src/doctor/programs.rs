@@ -5,10 +5,9 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use qvd_core::config::Config;
-use qvd_core::hypervisor::Check;
 use tokio::process::Command;
 
-use super::{failed, fine};
+use super::finding::{Finding, failed, fine};
 
 /// What is looked for: what it is, the key of its command, the package that brings it, the argument that makes it
 /// tell its version, whether nothing works without it.
@@ -26,7 +25,7 @@ const PROGRAMS: &[(&str, &str, &str, Option<&str>, bool)] = &[
 ];
 
 /// Looks for all of them.
-pub(super) async fn examine(config: &Config) -> Vec<Check> {
+pub(super) async fn examine(config: &Config) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (what, key, package, version, required) in PROGRAMS {
         let program = if key.is_empty() {
@@ -34,14 +33,13 @@ pub(super) async fn examine(config: &Config) -> Vec<Check> {
         } else {
             config.command(key).into_iter().next().unwrap_or_default()
         };
-        let mut check = match find(&program) {
+        let finding = match find(&program) {
             Some(path) => {
                 let version = match version {
                     Some(argument) => version_of(&path, argument).await,
                     None => None,
                 };
-                let version = version.map(|text| format!(", {text}")).unwrap_or_default();
-                fine(what, format!("{}{version}", path.display()))
+                Finding { version, ..fine(what, path.display().to_string()) }
             }
             None => failed(
                 what,
@@ -49,8 +47,7 @@ pub(super) async fn examine(config: &Config) -> Vec<Check> {
                 &format!("apt-get install {package}{}", or_key(key)),
             ),
         };
-        check.required = *required;
-        findings.push(check);
+        findings.push(if *required { finding } else { finding.optional() });
     }
     findings
 }
