@@ -27,7 +27,8 @@ demo: ## a real desktop over NX through all parts; KEEP=1 leaves it running
 	@exec "$(TARGET)/quick/qvd-demo"
 
 clean-demo: ## ends a demonstration left running, and removes its data
-	@.ci/clean-demo
+	@[ ! -e target/demo ] || $(CARGO) build --quiet --profile quick $(DEMO_BINS)
+	@[ ! -e target/demo ] || "$(TARGET)/quick/qvd-demo" --clean
 
 build: ## all programs, for development
 	@.ci/setup build

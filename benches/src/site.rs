@@ -64,6 +64,8 @@ impl RouterSite {
         fs::write(&settings, text).context("cannot write the router's settings")?;
         fs::create_dir_all(dir.join("log")).context("cannot make a directory for logs")?;
         let mut command = Command::new(program);
+        // As many as the peers have.
+        command.env("TOKIO_WORKER_THREADS", "1");
         command.arg("-f").arg(&settings).env_remove("QVD_SET").env_remove("QVD_CONFIG");
         let log = dir.join("router.log");
         let child = Running::start(command, &log)?;

@@ -66,7 +66,9 @@ enum Work {
     Idle,
 }
 
+/// Memory first: of a process that has done nothing else.
 const WORK: &[Work] = &[
+    Work::Idle,
     Work::Bulk { sessions: 1, down: true },
     Work::Bulk { sessions: 4, down: true },
     Work::Bulk { sessions: 16, down: true },
@@ -77,7 +79,6 @@ const WORK: &[Work] = &[
     Work::Trips { sessions: 10 },
     Work::Trips { sessions: 50 },
     Work::NewSessions,
-    Work::Idle,
 ];
 
 impl Work {
@@ -87,7 +88,8 @@ impl Work {
         match self {
             Self::Bulk { sessions, down } => {
                 let way = if down { "down" } else { "up" };
-                vec![(format!("{way}, {}", counted(sessions)), "CPU s/GiB")]
+                let name = format!("{way}, {}", counted(sessions));
+                vec![(name.clone(), "CPU s/GiB"), (name, "wall s/GiB")]
             }
             Self::Trips { sessions } => {
                 let name = format!("64-byte trip, {}", counted(sessions));
@@ -145,8 +147,10 @@ async fn compare() -> Result<()> {
         let mut samples = vec![vec![Samples::default(); all.len()]; rows.len()];
         // Memory of idle sessions only grows while a process lives: one round.
         let times = if matches!(work, Work::Idle) { 1 } else { rounds };
-        for _ in 0..times {
-            for (at, peer) in all.iter().enumerate() {
+        for round in 0..times {
+            // Each round begins with another one, so that none has always the same neighbour before it.
+            for at in (0..all.len()).map(|step| (round + step) % all.len()) {
+                let peer = &all[at];
                 // A second entry of one process finds its memory grown already.
                 if matches!(work, Work::Idle) && all[..at].iter().any(|other| other.pids == peer.pids) {
                     continue;
@@ -170,19 +174,22 @@ async fn compare() -> Result<()> {
 async fn measure(peer: &Peer, desktop: &Desktop, work: Work, span: Duration) -> Result<Vec<Option<f64>>> {
     let accounted = !peer.pids.is_empty();
     Ok(match work {
-        Work::Bulk { sessions, down } if accounted => vec![Some(bulk(peer, sessions, span, down).await?)],
+        Work::Bulk { sessions, down } => {
+            let (cpu, wall) = bulk(peer, sessions, span, down).await?;
+            vec![accounted.then_some(cpu), Some(wall)]
+        }
         Work::Trips { sessions } => {
             let (cpu, times) = trips(peer, sessions, span).await?;
             vec![accounted.then_some(cpu), Some(quantile(&times, 0.5)), Some(quantile(&times, 0.99))]
         }
         Work::NewSessions if accounted => vec![Some(new_sessions(peer, span).await?)],
         Work::Idle if accounted => idle(peer, desktop).await?.into_iter().map(Some).collect(),
-        Work::Bulk { .. } | Work::NewSessions | Work::Idle => vec![None; work.rows().len()],
+        Work::NewSessions | Work::Idle => vec![None; work.rows().len()],
     })
 }
 
-/// Processor seconds of the proxy per GiB.
-async fn bulk(peer: &Peer, sessions: usize, span: Duration, down: bool) -> Result<f64> {
+/// Processor seconds of the proxy per GiB, and the seconds that a GiB takes.
+async fn bulk(peer: &Peer, sessions: usize, span: Duration, down: bool) -> Result<(f64, f64)> {
     // About one second's worth on the machines at hand; the figure is per byte, so the amount only sets the noise.
     let total = (span.as_secs_f64() * f64::from(1u32 << 30)) as u64;
     let each = total / sessions as u64;
@@ -190,7 +197,7 @@ async fn bulk(peer: &Peer, sessions: usize, span: Duration, down: bool) -> Resul
     for _ in 0..sessions {
         streams.push(peer.session().await?);
     }
-    let before = cpu_time(&peer.pids)?;
+    let (before, begun) = (cpu_time(&peer.pids)?, Instant::now());
     let mut tasks = JoinSet::new();
     for mut stream in streams {
         tasks.spawn(async move {
@@ -205,8 +212,9 @@ async fn bulk(peer: &Peer, sessions: usize, span: Duration, down: bool) -> Resul
                 .with_context(|| format!("transfer through {}", peer.name))?,
         );
     }
-    let used = cpu_time(&peer.pids)? - before;
-    Ok(used.as_secs_f64() * f64::from(1u32 << 30) / (each * sessions as u64) as f64)
+    let (used, taken) = (cpu_time(&peer.pids)? - before, begun.elapsed());
+    let gib = (each * sessions as u64) as f64 / f64::from(1u32 << 30);
+    Ok((used.as_secs_f64() / gib, taken.as_secs_f64() / gib))
 }
 
 /// Processor microseconds of the proxy per round trip of 64 bytes, and the microseconds that each one took.
@@ -343,17 +351,28 @@ fn describe_machine() {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     println!("- machine: {model}, {cores} cores, Linux {}", read("/proc/sys/kernel/osrelease").trim());
     println!("- load before: {}", read("/proc/loadavg").trim());
+    // Router and generator are built by one cargo call; the directory has the profile's name.
+    let own = std::env::current_exe().ok();
+    let profile = own.as_deref().and_then(|path| path.parent()?.file_name()).unwrap_or_default();
     println!(
-        "- build: {}",
-        if cfg!(debug_assertions) { "debug (figures mean nothing)" } else { "optimised" }
+        "- build: profile {}{}",
+        profile.display(),
+        if cfg!(debug_assertions) { " (not optimised: figures mean nothing)" } else { "" }
     );
-    println!(
-        "- TLS: full handshakes, ECDSA P-256; generator and ours: rustls with aws-lc-rs; the others: their OpenSSL"
-    );
-    for (program, arg) in [("haproxy", "-v"), ("nginx", "-v")] {
+    println!("- threads: each party serves its sessions with one");
+    println!("- TLS: full handshakes, ECDSA P-256; generator and ours: rustls with aws-lc-rs");
+    for (program, arg, library) in
+        [("haproxy", "-vv", "Running on OpenSSL version"), ("nginx", "-V", "built with")]
+    {
         if let Ok(output) = std::process::Command::new(program).arg(arg).output() {
             let text = [output.stdout, output.stderr].concat();
-            println!("- peer: {}", String::from_utf8_lossy(&text).lines().next().unwrap_or_default());
+            let text = String::from_utf8_lossy(&text);
+            let library = text.lines().find_map(|line| line.split_once(library)).map_or("", |(_, name)| name);
+            println!(
+                "- peer: {}; TLS: {}",
+                text.lines().next().unwrap_or_default(),
+                library.trim_start_matches([':', ' '])
+            );
         }
     }
 }

@@ -9,8 +9,8 @@ use anyhow::{Context as _, Result, bail};
 use crate::picture::{Area, Picture};
 use crate::window::{Display, Window};
 
-/// Title that the agent gives its window.
-const NX_WINDOW_TITLE: &str = "QVD";
+/// Title that the agent gives its window, and class that every nxagent gives its own.
+const NX_WINDOW: (&str, &str) = ("QVD", "NXAgent");
 
 /// Share of a part's pixels that must be the same on both sides; a blinking cursor or a clock may differ.
 const ALIKE: f64 = 0.98;
@@ -36,10 +36,22 @@ pub const TERMINAL: Part = Part { name: "terminal", words: &["terminal", "xterm"
 ///
 /// When there is none.
 pub fn nx_window(screen: &Display) -> Result<Window> {
+    nx_windows(screen)?.pop().context("no NX window on the screen")
+}
+
+/// All NX windows of QVD on a screen: a user may have others open. A window manager's frame, which may carry the same
+/// title, has another class.
+///
+/// # Errors
+///
+/// When the connection is gone.
+pub fn nx_windows(screen: &Display) -> Result<Vec<Window>> {
+    let (title, class) = NX_WINDOW;
     let mut windows = screen.windows()?;
-    windows.retain(|w| w.title.contains(NX_WINDOW_TITLE) && w.area.width > 100 && w.area.height > 100);
-    // The deepest one: a window manager's frame may carry the same title.
-    windows.pop().context("no NX window on the screen")
+    windows.retain(|w| {
+        w.title == title && w.class.ends_with(class) && w.area.width > 100 && w.area.height > 100
+    });
+    Ok(windows)
 }
 
 /// Pictures the NX window once all `parts` show in it.

@@ -5,7 +5,8 @@ use std::path::Path;
 use anyhow::{Context as _, Result, bail};
 use x11rb::connection::Connection as _;
 use x11rb::protocol::xproto::{
-    AtomEnum, ConnectionExt as _, Family, GetImageReply, HostMode, ImageFormat, MapState, Window as XWindow,
+    AtomEnum, ClientMessageEvent, ConnectionExt as _, EventMask, Family, GetImageReply, HostMode,
+    ImageFormat, MapState, Window as XWindow,
 };
 use x11rb::rust_connection::{DefaultStream, RustConnection};
 
@@ -15,6 +16,7 @@ use crate::picture::{Area, Picture};
 pub struct Display {
     connection: RustConnection,
     root: XWindow,
+    ignored: Vec<u32>,
 }
 
 /// A window, as it lies on the screen.
@@ -92,7 +94,38 @@ impl Display {
 
     fn with(connection: RustConnection, screen: usize) -> Self {
         let root = connection.setup().roots[screen].root;
-        Self { connection, root }
+        Self { connection, root, ignored: Vec::new() }
+    }
+
+    /// The same display, blind to these windows and to what lies in them.
+    #[must_use]
+    pub fn ignoring(self, windows: Vec<u32>) -> Self {
+        Self { ignored: windows, ..self }
+    }
+
+    /// Width and height of the screen.
+    ///
+    /// # Errors
+    ///
+    /// When the connection is gone.
+    pub fn size(&self) -> Result<(u32, u32)> {
+        let root = self.connection.get_geometry(self.root)?.reply()?;
+        Ok((root.width.into(), root.height.into()))
+    }
+
+    /// Asks the window manager to bring a window before all others.
+    ///
+    /// # Errors
+    ///
+    /// When the connection is gone.
+    pub fn raise(&self, window: u32) -> Result<()> {
+        /// The source indication of a pager, which window managers obey.
+        const PAGER: u32 = 2;
+        let atom = self.connection.intern_atom(false, b"_NET_ACTIVE_WINDOW")?.reply()?.atom;
+        let event = ClientMessageEvent::new(32, window, atom, [PAGER, 0, 0, 0, 0]);
+        let mask = EventMask::SUBSTRUCTURE_REDIRECT | EventMask::SUBSTRUCTURE_NOTIFY;
+        self.connection.send_event(false, self.root, mask, event)?.check()?;
+        Ok(())
     }
 
     /// Whether a window manager serves this screen (`_NET_SUPPORTING_WM_CHECK` points to a living window).
@@ -106,7 +139,7 @@ impl Display {
         look().unwrap_or(false)
     }
 
-    /// All visible windows with a class or a title, the deepest last.
+    /// All visible windows with a class or a title, in no order.
     ///
     /// # Errors
     ///
@@ -116,7 +149,7 @@ impl Display {
         let mut queue = vec![self.root];
         while let Some(parent) = queue.pop() {
             let Ok(tree) = self.connection.query_tree(parent)?.reply() else { continue };
-            for child in tree.children {
+            for child in tree.children.into_iter().filter(|child| !self.ignored.contains(child)) {
                 // A window may vanish between two questions; that is not an error.
                 if let Ok(Some(window)) = self.describe(child) {
                     if !window.class.is_empty() || !window.title.is_empty() {

@@ -111,6 +111,9 @@ fn begin(birth: &Birth<'_>) -> Result<Option<Pid>, StepFailed> {
             memory: order.memory,
             account: &order.account,
         };
+        if let Err(error) = scatter_process_numbers() {
+            eprintln!("process numbers are those of every machine: {error}");
+        }
         let short = view::enter(&view)?;
         if let Some(reason) = short.writable_host {
             eprintln!("the host's files are not read-only inside: {reason}");
@@ -130,6 +133,21 @@ fn begin(birth: &Birth<'_>) -> Result<Option<Pid>, StepFailed> {
         )?;
     }
     start_agent(birth, own_namespaces).map(Some)
+}
+
+/// Lets the numbers of this machine's processes begin somewhere else than in its neighbours. They share the host's
+/// network, and with it the abstract sockets that programs name by their process number: a session manager's
+/// (`@/tmp/.ICE-unix/NUMBER`) is refused, and its desktop ends, when another machine's has the same.
+fn scatter_process_numbers() -> io::Result<()> {
+    /// Init and a few that are started before it matters.
+    const LOWEST: u32 = 100;
+    let most = fs::read_to_string("/proc/sys/kernel/pid_max")?;
+    let most: u32 = most.trim().parse().map_err(io::Error::other)?;
+    let mut bytes = [0; 4];
+    getrandom::fill(&mut bytes).map_err(io::Error::other)?;
+    // The upper half stays for what the machine will start.
+    let first = LOWEST + u32::from_ne_bytes(bytes) % (most / 2).max(LOWEST);
+    fs::write("/proc/sys/kernel/ns_last_pid", first.to_string())
 }
 
 /// Waits until the holder has recorded this process; false when the holder died first.
