@@ -48,7 +48,7 @@ const DESCRIPTION: &str = "Creates, lists, changes and deletes what a site is ma
 const EXIT_STATUS: &[(&str, &str)] = &[
     ("0", "Done; also when nothing matched, or the answer to a question was no."),
     ("1", "An error, told on standard error."),
-    ("2", "An option that does not exist."),
+    ("2", "An option that does not exist, or that the command does not have."),
     ("3", "With --strict: nothing matched, or something was skipped."),
 ];
 

@@ -22,7 +22,9 @@ impl Echo {
     /// Puts the terminal in order and ends the process when a signal asks for its end. Must be called inside the
     /// runtime, on which another thread waits for the signals.
     pub(crate) fn guard_against_signals(&self) -> io::Result<()> {
-        for kind in [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()] {
+        for kind in
+            [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup(), SignalKind::quit()]
+        {
             let (echo, mut signals) = (self.clone(), signal(kind)?);
             tokio::spawn(async move {
                 signals.recv().await;

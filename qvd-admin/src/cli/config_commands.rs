@@ -65,7 +65,7 @@ pub(super) async fn del(session: &mut Session<'_, '_>) -> Result<Ending, Failure
 
 pub(super) async fn ssl(session: &mut Session<'_, '_>) -> Result<Ending, Failure> {
     warn_of_filter(session);
-    let cert = file(session, "cert", "cert")?;
+    let cert = file(session, "cert", "cert file")?;
     let key = file(session, "key", "key file")?;
     let crl = file(session, "crl", "crl file")?;
     let ca = file(session, "ca", "ca file")?;

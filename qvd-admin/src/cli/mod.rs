@@ -7,7 +7,7 @@
 //! |---|---|
 //! | 0 | done; also when nothing matched, or the answer to a prompt was no |
 //! | 1 | any error |
-//! | 2 | an option that does not exist |
+//! | 2 | an option that does not exist, or that the command does not have |
 //! | 3 | with `--strict`: nothing matched, or something was skipped |
 
 mod catalogue;
@@ -32,7 +32,7 @@ use std::io;
 
 use catalogue::{Action, COMMANDS};
 use invocation::Invocation;
-use options::CommandLine;
+use options::{CommandLine, LineError};
 use session::{Ending, Failure, Session};
 
 pub use console::Console;
@@ -82,7 +82,7 @@ const NOT_ALL: u8 = 3;
 
 async fn perform<C, F>(
     line: CommandLine,
-    error: Option<options::LineError>,
+    error: Option<LineError>,
     console: &mut Console<'_>,
     connect: C,
 ) -> io::Result<u8>
@@ -91,6 +91,11 @@ where
     F: Future<Output = Result<Admin, Error>>,
 {
     let named = line.object().zip(line.verb()).and_then(|(object, verb)| catalogue::find(object, verb));
+    let error = error.or_else(|| {
+        let command = named?;
+        let option = line.idle_option(command.usage)?;
+        Some(LineError::Idle { option, command: format!("{} {}", command.object, command.verb) })
+    });
     if let Some(error) = error {
         console.complain(&error.to_string());
         let help = named.map_or_else(|| listing(&line), help::page);

@@ -37,6 +37,8 @@ pub(super) enum LineError {
     TakesNoArgument(&'static str),
     #[error("Value \"{value}\" invalid for option {option} ({expected})")]
     BadValue { option: &'static str, value: String, expected: &'static str },
+    #[error("Option {option} means nothing to '{command}'")]
+    Idle { option: &'static str, command: String },
 }
 
 /// Longest wait of a bare `--wait`.
@@ -142,6 +144,21 @@ impl CommandLine {
 
     pub(super) fn verb(&self) -> Option<&str> {
         self.words.get(1).map(String::as_str)
+    }
+
+    /// The first option that was given although `usage`, the command's own, does not name it. Options that change only
+    /// how a command talks, or that every script of old gives to every command, are not among them.
+    pub(super) fn idle_option(&self, usage: &str) -> Option<&'static str> {
+        let given = [
+            ("password-stdin", self.password_stdin),
+            ("purge", self.purge),
+            ("raw", self.raw),
+            ("show-secrets", self.show_secrets),
+            ("source", self.source),
+            ("wait", self.wait.is_some()),
+        ];
+        let idle = |name: &str| !usage.contains(&format!("--{name}"));
+        given.into_iter().find(|(name, given)| *given && idle(name)).map(|(name, _)| name)
     }
 
     /// What follows object and command.
@@ -269,6 +286,13 @@ mod tests {
         let (line, error) = CommandLine::parse("vm --nope list".split(' ').map(str::to_owned));
         assert_eq!(error, Some(LineError::Unknown("nope".to_owned())));
         assert_eq!((line.object(), line.verb()), (Some("vm"), Some("list")));
+    }
+
+    #[test]
+    fn an_option_that_a_command_does_not_have_is_found() {
+        assert_eq!(parse("vm del --purge").unwrap().idle_option("[-f filter] [--force]"), Some("purge"));
+        assert_eq!(parse("vm start --wait=3").unwrap().idle_option("[--wait[=seconds]]"), None);
+        assert_eq!(parse("vm del -q --force --strict").unwrap().idle_option(""), None);
     }
 
     #[test]

@@ -38,7 +38,7 @@ $ config ssl cert=cert.pem key=other.pem
 ! Error: private key does not match the certificate
 ? 1
 $ config ssl cert=no.pem key=none.pem
-! Error: no.pem: Unable to read cert: No such file or directory
+! Error: no.pem: Unable to read cert file: No such file or directory
 ? 1
 $ config ssl cert=cert.pem key=empty.pem
 ! Error: empty.pem: Unable to read key file: the file is empty
