@@ -31,6 +31,15 @@ impl<T> fmt::Debug for Secret<T> {
     }
 }
 
+/// Names without their values: the `Debug` of pairs among which there may be a secret.
+pub(crate) struct Names<I>(pub(crate) I);
+
+impl<'a, I: Iterator<Item = &'a str> + Clone> fmt::Debug for Names<I> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.0.clone()).finish()
+    }
+}
+
 impl<T> From<T> for Secret<T> {
     fn from(value: T) -> Self {
         Self(value)

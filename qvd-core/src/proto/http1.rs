@@ -5,7 +5,9 @@
 //! So heads are cut into lines here; nothing else of HTTP is needed, since neither side sends request bodies
 //! or chunks.
 
-use std::fmt::Write as _;
+use std::fmt;
+
+use crate::secret::Names;
 
 /// Sizes that a head must keep within.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,9 +58,16 @@ impl HeadError {
     }
 }
 
-/// Headers in the order received.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// Headers in the order received. Their `Debug` shows names alone: passwords, keys and what a client shares of its
+/// environment all travel in values.
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Headers(Vec<(String, Vec<u8>)>);
+
+impl fmt::Debug for Headers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Names(self.0.iter().map(|(name, _)| name.as_str())).fmt(f)
+    }
+}
 
 impl Headers {
     /// The first value under this name, whatever its case.
@@ -85,8 +94,8 @@ impl Headers {
     }
 }
 
-/// Head of a request.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Head of a request. Its `Debug` shows neither the query nor the values of headers.
+#[derive(Clone, PartialEq, Eq)]
 pub struct RequestHead {
     /// Method, as sent.
     pub method: String,
@@ -94,6 +103,16 @@ pub struct RequestHead {
     pub target: Vec<u8>,
     /// Headers.
     pub headers: Headers,
+}
+
+impl fmt::Debug for RequestHead {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RequestHead")
+            .field("method", &self.method)
+            .field("path", &String::from_utf8_lossy(self.path()))
+            .field("headers", &self.headers)
+            .finish_non_exhaustive()
+    }
 }
 
 impl RequestHead {
@@ -180,17 +199,107 @@ impl ResponseHead {
 /// assert_eq!((head.path(), head.query(), used), (&b"/a b"[..], &b"c=d"[..], 28));
 /// ```
 pub fn parse_request(buf: &[u8], limits: &Limits) -> Result<Option<(RequestHead, usize)>, HeadError> {
-    let start = blank_lines(buf);
-    if start > limits.head {
-        return Err(HeadError::TooLarge);
+    RequestScan::default().advance(buf, limits)
+}
+
+/// Reads a request head that arrives in pieces, looking at each byte once however many pieces there are.
+///
+/// ```
+/// use qvd_core::proto::http1::{HeadError, Limits, RequestScan};
+/// let (mut scan, mut received) = (RequestScan::default(), b"GET /qvd/pi".to_vec());
+/// assert_eq!(scan.advance(&received, &Limits::default()), Ok(None));
+/// received.extend_from_slice(b"ng HTTP/1.0\n");
+/// assert_eq!(scan.advance(&received, &Limits::default()), Err(HeadError::Version));
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct RequestScan {
+    /// Bytes looked at.
+    seen: usize,
+    /// Where the request begins: blank lines before it do not count.
+    start: usize,
+    /// Where the line begins that is not complete yet.
+    line: usize,
+    /// Complete lines of the head.
+    lines: usize,
+    method: Method,
+}
+
+/// How much of the method there is.
+#[derive(Clone, Copy, Debug, Default)]
+enum Method {
+    /// Nothing but white space on this line, if any.
+    #[default]
+    Awaited,
+    Begun,
+    Complete,
+}
+
+impl RequestScan {
+    /// Goes on in `buf`, which holds the bytes of the calls before and what has come since.
+    ///
+    /// The answer is that of [`parse_request`] for the whole of it; what is no request is refused at the first byte that
+    /// shows it, the version once its line is complete. After a request begin with a new scan behind it.
+    ///
+    /// # Errors
+    ///
+    /// [`HeadError`].
+    pub fn advance(
+        &mut self,
+        buf: &[u8],
+        limits: &Limits,
+    ) -> Result<Option<(RequestHead, usize)>, HeadError> {
+        self.read_method(buf)?;
+        while let Some(length) = buf[self.seen..].iter().position(|b| *b == b'\n') {
+            let end = self.seen + length;
+            let line = &buf[self.line..end];
+            let line = line.strip_suffix(b"\r").unwrap_or(line);
+            too_long(self.lines, line.len(), end - self.start, limits)?;
+            (self.seen, self.line) = (end + 1, end + 1);
+            if self.lines == 0 {
+                request_line(line)?;
+            } else if line.is_empty() {
+                return self.complete(buf, limits).map(Some);
+            }
+            self.lines += 1;
+            if self.lines > limits.headers * 2 {
+                return Err(HeadError::TooLarge);
+            }
+        }
+        self.seen = buf.len();
+        let rest = &buf[self.line..];
+        let rest = rest.strip_suffix(b"\r").unwrap_or(rest);
+        too_long(self.lines, rest.len(), buf.len() - self.start, limits)?;
+        if self.start > limits.head { Err(HeadError::TooLarge) } else { Ok(None) }
     }
-    let Some((lines, used)) = cut_head(&buf[start..], limits)? else { return Ok(None) };
-    let (method, target) = request_line(lines[0])?;
-    let (headers, stray) = header_lines(&lines[1..], limits)?;
-    if !stray.is_empty() {
-        return Err(HeadError::Malformed);
+
+    /// Looks for the blank behind the method.
+    fn read_method(&mut self, buf: &[u8]) -> Result<(), HeadError> {
+        while let Some(byte) = buf.get(self.seen) {
+            match (self.method, byte) {
+                (Method::Complete, _) => break,
+                (Method::Awaited, b'\n') => (self.start, self.line) = (self.seen + 1, self.seen + 1),
+                (Method::Awaited, b'\r' | b' ' | b'\t') => {}
+                (Method::Awaited, byte) if self.line == self.seen && is_word(*byte) => {
+                    self.method = Method::Begun
+                }
+                (Method::Begun, byte) if is_word(*byte) => {}
+                (Method::Begun, byte) if is_blank(*byte) => self.method = Method::Complete,
+                (Method::Awaited | Method::Begun, _) => return Err(HeadError::Malformed),
+            }
+            self.seen += 1;
+        }
+        Ok(())
     }
-    Ok(Some((RequestHead { method, target, headers }, start + used)))
+
+    fn complete(&self, buf: &[u8], limits: &Limits) -> Result<(RequestHead, usize), HeadError> {
+        let (lines, used) = cut_head(&buf[self.start..self.seen], limits)?.ok_or(HeadError::Malformed)?;
+        let (method, target) = request_line(lines[0])?;
+        let (headers, stray) = header_lines(&lines[1..], limits)?;
+        if !stray.is_empty() {
+            return Err(HeadError::Malformed);
+        }
+        Ok((RequestHead { method, target, headers }, self.start + used))
+    }
 }
 
 /// Reads a response head from the start of `buf`; the rest is as for [`parse_request`].
@@ -213,7 +322,8 @@ pub fn parse_response(buf: &[u8], limits: &Limits) -> Result<Option<(ResponseHea
     Ok(Some((ResponseHead { code, reason, headers, stray_lines }, used)))
 }
 
-/// Writes a head: first line, headers with exactly the case given, empty line.
+/// Writes a head: first line, headers with exactly the case given, empty line. Nothing that is passed can add a line:
+/// a line break or NUL becomes a space, and a name loses what no name may hold.
 ///
 /// ```
 /// use qvd_core::proto::http1::encode_head;
@@ -222,15 +332,21 @@ pub fn parse_response(buf: &[u8], limits: &Limits) -> Result<Option<(ResponseHea
 /// ```
 pub fn encode_head(first_line: &str, headers: &[(&str, &str)]) -> String {
     let mut out = String::with_capacity(128);
-    out.push_str(first_line);
+    push_text(&mut out, first_line);
     out.push_str("\r\n");
     for (name, value) in headers {
-        // Writing to a String cannot fail; a value that broke the line would be our own bug.
-        debug_assert!(!value.contains(['\r', '\n']), "line break in header {name}");
-        let _ = write!(out, "{name}: {value}\r\n");
+        out.extend(name.chars().filter(|c| u8::try_from(*c).is_ok_and(is_token_byte)));
+        out.push_str(": ");
+        push_text(&mut out, value);
+        out.push_str("\r\n");
     }
     out.push_str("\r\n");
     out
+}
+
+/// Text within a line.
+fn push_text(out: &mut String, text: &str) {
+    out.extend(text.chars().map(|c| if matches!(c, '\r' | '\n' | '\0') { ' ' } else { c }));
 }
 
 /// The status line for a code of the protocol (§2.3); an unknown code gets the phrase `Status`.
@@ -265,17 +381,8 @@ fn is_blank(b: u8) -> bool {
     b == b' ' || b == b'\t'
 }
 
-/// Bytes taken by complete lines of white space at the start.
-fn blank_lines(buf: &[u8]) -> usize {
-    let mut used = 0;
-    for (at, b) in buf.iter().enumerate() {
-        match b {
-            b'\n' => used = at + 1,
-            b'\r' | b' ' | b'\t' => {}
-            _ => break,
-        }
-    }
-    used
+fn is_word(b: u8) -> bool {
+    b.is_ascii_alphanumeric() || b == b'_'
 }
 
 /// Lines, line ends removed, and the bytes that they take.
@@ -319,7 +426,7 @@ fn request_line(line: &[u8]) -> Result<(String, Vec<u8>), HeadError> {
     let line = line.trim_ascii_end();
     let method_end = line.iter().position(|b| is_blank(*b)).ok_or(HeadError::Malformed)?;
     let (method, rest) = line.split_at(method_end);
-    if method.is_empty() || !method.iter().all(|b| b.is_ascii_alphanumeric() || *b == b'_') {
+    if method.is_empty() || !method.iter().all(|b| is_word(*b)) {
         return Err(HeadError::Malformed);
     }
     let rest = rest.trim_ascii_start();
@@ -371,7 +478,11 @@ fn header_lines(lines: &[&[u8]], limits: &Limits) -> Result<(Headers, Vec<String
 }
 
 fn is_token(name: &[u8]) -> bool {
-    !name.is_empty() && name.iter().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(b))
+    !name.is_empty() && name.iter().all(|b| is_token_byte(*b))
+}
+
+fn is_token_byte(b: u8) -> bool {
+    b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b)
 }
 
 #[cfg(test)]
@@ -406,6 +517,57 @@ mod tests {
         assert_eq!(request(b"GET /qvd/ping\r\n\r\n"), Err(HeadError::Version));
         assert_eq!(request(b"GARBAGE\r\n\r\n"), Err(HeadError::Malformed));
         assert_eq!(request(b"\x16\x03\x01\x02\n\n"), Err(HeadError::Malformed));
+    }
+
+    /// The beginning of what openssl sends; no line feed is in it.
+    const CLIENT_HELLO: &[u8] = b"\x16\x03\x01\x01\x37\x01\x00\x01\x33\x03\x03\x8c\x1f\xe7";
+
+    #[test]
+    fn what_is_no_request_is_refused_as_soon_as_it_shows() {
+        assert_eq!(request(CLIENT_HELLO), Err(HeadError::Malformed));
+        assert_eq!(request(&CLIENT_HELLO[..1]), Err(HeadError::Malformed));
+        assert_eq!(request(b"GARBAGE"), Ok(None), "it may become a method");
+        assert_eq!(request(b"GARBAGE\r\n"), Err(HeadError::Malformed));
+        assert_eq!(request(b"  GET"), Err(HeadError::Malformed));
+        assert_eq!(request(b"GET /qvd/ping HTTP/1.0\r"), Ok(None));
+        assert_eq!(request(b"GET /qvd/ping HTTP/1.0\r\n"), Err(HeadError::Version));
+        assert_eq!(request(b"GET /qvd/ping HTTP/1.1\r\n"), Ok(None));
+    }
+
+    #[test]
+    fn each_byte_of_a_slow_head_is_looked_at_once() {
+        let mut text = b"\r\nGET / HTTP/1.1\r\n".to_vec();
+        text.extend_from_slice(&b"A: b\r\n".repeat(100));
+        let mut scan = RequestScan::default();
+        for end in 0..=text.len() {
+            // Complete lines are no longer the scan's business: empty ones in their place would end the head.
+            let received = [vec![b'\n'; scan.line].as_slice(), &text[scan.line..end]].concat();
+            assert_eq!(scan.advance(&received, &Limits::default()), Ok(None));
+            assert_eq!(scan.seen, end);
+        }
+        text.extend_from_slice(b"\r\n");
+        let (head, used) = scan.advance(&text, &Limits::default()).unwrap().unwrap();
+        assert_eq!((head.headers.iter().count(), used), (100, text.len()));
+    }
+
+    #[test]
+    fn heads_do_not_show_what_may_be_secret() {
+        let shown = format!(
+            "{:?} {:?}",
+            complete(
+                b"GET /qvd/connect_to_vm?id=7&custom.pin=s3cret HTTP/1.1\nAuthorization: Basic s3cret\n\n"
+            ),
+            parse_response(b"HTTP/1.1 101 OK\r\nX-QVD-Slave-Key: s3cret\r\n\r\n", &Limits::default())
+                .unwrap(),
+        );
+        assert!(shown.contains("/qvd/connect_to_vm") && shown.contains("Authorization"), "{shown}");
+        assert!(!shown.contains("s3cret") && !shown.contains(&format!("{:?}", b"s3cret")[1..10]), "{shown}");
+    }
+
+    #[test]
+    fn nothing_that_is_written_adds_a_line() {
+        let head = encode_head("HTTP/1.1 200 a\r\nb", &[("X-A\r\nB: c", "d\r\n\r\ne\0f")]);
+        assert_eq!(head, "HTTP/1.1 200 a  b\r\nX-ABc: d    e f\r\n\r\n");
     }
 
     #[test]
@@ -464,6 +626,19 @@ mod tests {
                 prop_assert!(used <= bytes.len());
             }
             let _ = parse_response(&bytes, &Limits::default());
+        }
+
+        #[test]
+        fn pieces_are_read_as_the_whole(bytes in "[ \t\r\nA:/.HTP1a]{0,60}", whole in any::<bool>(), cut in 0usize..80) {
+            let head = if whole { "GET /a b HTTP/1.1\r\n" } else { "" };
+            let bytes = format!("{head}{bytes}\n\n").into_bytes();
+            let mut scan = RequestScan::default();
+            let early = scan.advance(&bytes[..cut.min(bytes.len())], &Limits::default());
+            let in_pieces = match early {
+                Ok(None) => scan.advance(&bytes, &Limits::default()),
+                decided => decided,
+            };
+            prop_assert_eq!(in_pieces, request(&bytes));
         }
 
         #[test]

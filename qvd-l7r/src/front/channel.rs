@@ -6,7 +6,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Duration, Instant};
 
 use qvd_core::VmId;
-use qvd_core::proto::http1::{HeadError, Limits, parse_request};
+use qvd_core::proto::http1::{HeadError, Limits, RequestScan};
 
 use super::reply::{progress_head, switch_head};
 use super::{Reply, Request};
@@ -39,12 +39,14 @@ pub(crate) struct Channel<S> {
     stream: S,
     /// Read and not used yet.
     ahead: Vec<u8>,
+    /// How far the next request has been read: a head that comes in crumbs costs no more than one in a piece.
+    scan: RequestScan,
     ended: bool,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Channel<S> {
     pub(crate) fn new(stream: S) -> Self {
-        Self { stream, ahead: Vec::new(), ended: false }
+        Self { stream, ahead: Vec::new(), scan: RequestScan::default(), ended: false }
     }
 
     /// Whether the next request has begun to arrive.
@@ -61,9 +63,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Channel<S> {
         let limits = Limits::default();
         let mut deadline = Instant::now() + if self.has_begun() { patience.head } else { patience.idle };
         loop {
-            match parse_request(&self.ahead, &limits) {
+            match self.scan.advance(&self.ahead, &limits) {
                 Ok(Some((head, used))) => {
                     self.ahead.drain(..used);
+                    self.scan = RequestScan::default();
                     return Incoming::Request(Box::new(head.into()));
                 }
                 Ok(None) => {}
