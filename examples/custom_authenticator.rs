@@ -31,7 +31,7 @@ impl Authenticator for Badges {
         // How long it takes must not tell how much was right.
         let right = attempt.password.expose().ct_eq(badge.expose().as_bytes());
         // A wrong badge may still be a right password: then the next authenticator accepts.
-        Ok(if right.into() { Verdict::Accepted(Login::default()) } else { Verdict::NotMine })
+        Ok(if right.into() { Verdict::Accepted(Login::new()) } else { Verdict::NotMine })
     }
 }
 

@@ -54,7 +54,7 @@ impl Hook for Doorman {
         if event.kind == HookKind::PreStart && name.starts_with("retired") {
             self.write(format!("{name} is kept out"));
             let message = "retired machines do not start".to_owned();
-            return Err(HookError { hook: self.name().to_owned(), message, status: None });
+            return Err(HookError::new(self.name(), message));
         }
         self.write(format!("{name} {}", value("state").unwrap_or("?")));
         Ok(())
@@ -160,7 +160,7 @@ mod tests {
     async fn it_obeys_the_contract() {
         let params =
             vec![("name".to_owned(), "desk-1".to_owned()), ("state".to_owned(), "running".to_owned())];
-        let event = HookEvent { kind: HookKind::PostStart, params };
+        let event = HookEvent::new(HookKind::PostStart, params);
         conformance::hook(HookSubject::new(Arc::new(Doorman::default()), event)).await;
     }
 

@@ -37,7 +37,7 @@ fn main() {
 /// How often each of three hosts came first.
 fn choices(times: u32) -> BTreeMap<HostId, u32> {
     let hosts: Vec<HostSnapshot> = (1..=3).map(host).collect();
-    let vm = VmSnapshot { id: VmId::new(1), properties: Properties::new() };
+    let vm = VmSnapshot::new(VmId::new(1), Properties::new());
     // A little generator; a router brings real randomness.
     let mut state = 88_172_645_463_325_252u64;
     let mut random = || {
@@ -56,14 +56,7 @@ fn choices(times: u32) -> BTreeMap<HostId, u32> {
 }
 
 fn host(id: i64) -> HostSnapshot {
-    HostSnapshot {
-        id: HostId::new(id),
-        name: format!("node{id}"),
-        usable_ram_mib: 8192.0,
-        usable_cpu: 20_000.0,
-        vms: 0,
-        properties: Properties::new(),
-    }
+    HostSnapshot::new(HostId::new(id), format!("node{id}")).with_capacity(8192.0, 20_000.0)
 }
 
 #[cfg(test)]

@@ -6,7 +6,15 @@ use crate::id::{HostId, VmId};
 use crate::model::Properties;
 
 /// What a balancer may know of a host: a snapshot, taken just before the choice.
+///
+/// ```
+/// use qvd_core::HostId;
+/// use qvd_core::balance::HostSnapshot;
+/// let host = HostSnapshot::new(HostId::new(1), "node1").with_capacity(8192.0, 40_000.0).with_vms(3);
+/// assert_eq!((host.usable_ram_mib, host.vms), (8192.0, 3));
+/// ```
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct HostSnapshot {
     /// The host.
     pub id: HostId,
@@ -22,13 +30,50 @@ pub struct HostSnapshot {
     pub properties: Properties,
 }
 
+impl HostSnapshot {
+    /// A host of unknown capacity without virtual machines and properties.
+    pub fn new(id: HostId, name: impl Into<String>) -> Self {
+        let properties = Properties::new();
+        Self { id, name: name.into(), usable_ram_mib: 0.0, usable_cpu: 0.0, vms: 0, properties }
+    }
+
+    /// Sets memory in MiB and processor capacity in bogomips.
+    #[must_use]
+    pub fn with_capacity(mut self, usable_ram_mib: f64, usable_cpu: f64) -> Self {
+        (self.usable_ram_mib, self.usable_cpu) = (usable_ram_mib, usable_cpu);
+        self
+    }
+
+    /// Sets the number of virtual machines assigned.
+    #[must_use]
+    pub fn with_vms(mut self, vms: u32) -> Self {
+        self.vms = vms;
+        self
+    }
+
+    /// Sets the properties.
+    #[must_use]
+    pub fn with_properties(mut self, properties: Properties) -> Self {
+        self.properties = properties;
+        self
+    }
+}
+
 /// What a balancer may know of the virtual machine to place.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct VmSnapshot {
     /// The virtual machine.
     pub id: VmId,
     /// Merged properties (flavour, user, machine; later wins).
     pub properties: Properties,
+}
+
+impl VmSnapshot {
+    /// A virtual machine with its merged properties.
+    pub fn new(id: VmId, properties: Properties) -> Self {
+        Self { id, properties }
+    }
 }
 
 /// Orders hosts for a virtual machine.

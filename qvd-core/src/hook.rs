@@ -1,9 +1,11 @@
 //! Programs or code that run when something happens.
 
-use std::fmt::Debug;
+use std::fmt::{self, Debug};
 
 use async_trait::async_trait;
 
+use crate::error::ErrorKind;
+use crate::secret::Names;
 use crate::vma::Params;
 
 /// What happened, or is about to happen.
@@ -49,13 +51,29 @@ impl HookKind {
     }
 }
 
-/// One event with what is known about it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// One event with what is known about it. Its `Debug` shows the names of the pairs, not their values: the key of a
+/// session's channels is among them.
+#[derive(Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct HookEvent {
     /// What happened.
     pub kind: HookKind,
     /// Pairs in the order in which a program gets them as arguments.
     pub params: Params,
+}
+
+impl HookEvent {
+    /// An event with its pairs.
+    pub fn new(kind: HookKind, params: Params) -> Self {
+        Self { kind, params }
+    }
+}
+
+impl fmt::Debug for HookEvent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let params = Names(self.params.iter().map(|(name, _)| name.as_str()));
+        f.debug_struct("HookEvent").field("kind", &self.kind).field("params", &params).finish()
+    }
 }
 
 /// Something to run at an event.
@@ -107,6 +125,7 @@ pub trait Hook: Debug + Send + Sync + 'static {
 /// A hook failed.
 #[derive(Debug, thiserror::Error)]
 #[error("hook {hook} failed: {message}")]
+#[non_exhaustive]
 pub struct HookError {
     /// Name of the hook.
     pub hook: String,
@@ -114,4 +133,40 @@ pub struct HookError {
     pub message: String,
     /// Exit status of a program, when it has one.
     pub status: Option<i32>,
+}
+
+impl HookError {
+    /// A failure of the hook with this name, in words of one line.
+    pub fn new(hook: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { hook: hook.into(), message: message.into(), status: None }
+    }
+
+    /// Adds the exit status of a program.
+    #[must_use]
+    pub fn with_status(mut self, status: Option<i32>) -> Self {
+        self.status = status;
+        self
+    }
+
+    /// Classification: a hook that fails objects to what it was told of, and may think otherwise later.
+    pub fn kind(&self) -> ErrorKind {
+        ErrorKind::Conflict
+    }
+
+    /// Whether the same call may succeed later.
+    pub fn is_retryable(&self) -> bool {
+        self.kind().is_retryable()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_does_not_show_the_values_of_its_pairs() {
+        let params = vec![("qvd.slave.key".to_owned(), "k3y-of-the-channels".to_owned())];
+        let shown = format!("{:?}", HookEvent::new(HookKind::Connected, params));
+        assert!(shown.contains("qvd.slave.key") && !shown.contains("k3y-of"), "{shown}");
+    }
 }

@@ -16,7 +16,9 @@ pub type Params = Vec<(String, String)>;
 ///
 /// * Calls may come concurrently; [`x_start`](Vma::x_start) calls are served one after another.
 /// * [`x_start`](Vma::x_start) succeeds only in `stopped` and `suspended`; in any other state it answers
-///   [`VmaError::Refused`] with a text for people, and the caller asks again later.
+///   [`VmaError::Refused`] with a text for people, and the caller asks again later. In `connected` it also begins to
+///   suspend the desktop, so that asking again succeeds when the one who looked is gone without a word.
+/// * [`x_suspend`](Vma::x_suspend) keeps a desktop that somebody has looked at; one that nobody ever saw may end.
 /// * [`x_state`](Vma::x_state) tells the truth at that moment: a dead desktop is `stopped` at the next call.
 /// * [`ping`](Vma::ping) answers without waiting for anything else.
 ///
@@ -44,8 +46,8 @@ pub type Params = Vec<(String, String)>;
 ///     async fn ping(&self) -> Result<(), VmaError> { Ok(()) }
 ///     async fn x_state(&self) -> Result<XState, VmaError> { Ok(XState::Listening) }
 ///     async fn x_start(&self, _: &Params) -> Result<(), VmaError> { Ok(()) }
-///     async fn x_suspend(&self) -> Result<XState, VmaError> { Ok(XState::Suspended) }
-///     async fn x_stop(&self) -> Result<XState, VmaError> { Ok(XState::Stopped) }
+///     async fn x_suspend(&self) -> Result<XState, VmaError> { Ok(XState::Starting) }
+///     async fn x_stop(&self) -> Result<XState, VmaError> { Ok(XState::Stopping) }
 ///     async fn poweroff(&self) -> Result<(), VmaError> { Ok(()) }
 ///     async fn expire(&self, _: &Params) -> Result<(), VmaError> { Ok(()) }
 /// }
@@ -61,10 +63,12 @@ pub trait Vma: Debug + Send + Sync + 'static {
     /// Starts or resumes the desktop with these session properties; returns once that has begun.
     async fn x_start(&self, params: &Params) -> Result<(), VmaError>;
 
-    /// Suspends a connected or listening desktop; returns the state it was found in.
+    /// Suspends a connected or listening desktop, or calls off one that comes up. `starting` is the word of all agents
+    /// for having begun; any other answer is the state, in which there was nothing to suspend.
     async fn x_suspend(&self) -> Result<XState, VmaError>;
 
-    /// Ends the desktop; returns the state it was found in.
+    /// Ends the desktop. `stopping` says that this has begun; any other answer is the state, in which there was
+    /// nothing to end.
     async fn x_stop(&self) -> Result<XState, VmaError>;
 
     /// Powers the virtual machine off; returns once that has begun.
@@ -119,5 +123,10 @@ impl VmaError {
             Self::Unreachable { .. } => ErrorKind::Unavailable,
             Self::Unsupported { .. } => ErrorKind::Unsupported,
         }
+    }
+
+    /// Whether the same call may succeed later.
+    pub fn is_retryable(&self) -> bool {
+        self.kind().is_retryable()
     }
 }

@@ -26,10 +26,8 @@ use qvd_core::config::Config;
 /// use qvd_core::{HostId, VmId};
 /// use qvd_l7r::balance::Weighted;
 ///
-/// let host = |id, usable_ram_mib, vms| HostSnapshot {
-///     id: HostId::new(id), name: String::new(), usable_ram_mib, usable_cpu: 0.0, vms, properties: Default::default(),
-/// };
-/// let vm = VmSnapshot { id: VmId::new(1), properties: Default::default() };
+/// let host = |id, ram, vms| HostSnapshot::new(HostId::new(id), "").with_capacity(ram, 0.0).with_vms(vms);
+/// let vm = VmSnapshot::new(VmId::new(1), Default::default());
 /// let hosts = [host(1, 8000.0, 3), host(2, 4000.0, 0)];
 /// let ranked = Weighted::new(1.0, 0.0, 0.0).rank(&vm, &hosts, &mut || 0.5);
 /// assert_eq!(ranked, [HostId::new(2), HostId::new(1)]);
@@ -80,18 +78,11 @@ mod tests {
     use qvd_core::VmId;
 
     fn host(id: i64, ram: f64, cpu: f64, vms: u32) -> HostSnapshot {
-        HostSnapshot {
-            id: HostId::new(id),
-            name: format!("host{id}"),
-            usable_ram_mib: ram,
-            usable_cpu: cpu,
-            vms,
-            properties: Default::default(),
-        }
+        HostSnapshot::new(HostId::new(id), format!("host{id}")).with_capacity(ram, cpu).with_vms(vms)
     }
 
     fn rank(weights: (f64, f64, f64), hosts: &[HostSnapshot], random: &mut dyn FnMut() -> f64) -> Vec<i64> {
-        let vm = VmSnapshot { id: VmId::new(1), properties: Default::default() };
+        let vm = VmSnapshot::new(VmId::new(1), Default::default());
         let ranked = Weighted::new(weights.0, weights.1, weights.2).rank(&vm, hosts, random);
         ranked.into_iter().map(HostId::get).collect()
     }

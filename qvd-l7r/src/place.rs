@@ -26,7 +26,7 @@ async fn try_claim(
 ) -> Result<Event, qvd_db::Error> {
     let driver = db.osfs().load(vm.osf_id).await?.and_then(|osf| osf.hypervisor);
     let hosts = db.hosts().candidates(driver.as_deref()).await?;
-    let snapshot = VmSnapshot { id: vm.id, properties: db.properties().merged_for_vm(row).await? };
+    let snapshot = VmSnapshot::new(vm.id, db.properties().merged_for_vm(row).await?);
     let ranked = balancer.rank(&snapshot, &hosts, &mut random::fraction);
     if ranked.is_empty() {
         tracing::warn!(vm = %vm.id, driver = driver.as_deref().unwrap_or("any"), hosts = hosts.len(),

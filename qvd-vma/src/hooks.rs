@@ -60,7 +60,7 @@ impl Hooks {
     /// [`HookError`] when it cannot be started, fails, or takes too long.
     pub async fn run(&self, kind: HookKind, pairs: &[(String, String)]) -> Result<(), HookError> {
         let Some(words) = command_of(&self.settings.commands, kind) else { return Ok(()) };
-        let failed = |message: String, status| HookError { hook: name(kind).to_owned(), message, status };
+        let failed = |message: String, status| HookError::new(name(kind), message).with_status(status);
         let mut child = self.spawn(words, pairs).map_err(|e| failed(format!("{}: {e}", words[0]), None))?;
         let limit = self.settings.timeout;
         let status = tokio::time::timeout(limit, child.wait())

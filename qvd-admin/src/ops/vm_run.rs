@@ -118,8 +118,7 @@ impl Admin {
         if let Err(reason) = startable(row.runtime()) {
             return Ok(Err(reason));
         }
-        let vm =
-            VmSnapshot { id: row.id(), properties: self.db.properties().merged_for_vm(row.runtime()).await? };
+        let vm = VmSnapshot::new(row.id(), self.db.properties().merged_for_vm(row.runtime()).await?);
         let hosts = self.db.hosts().candidates(row.hypervisor()).await?;
         let mut random = || (self.random)();
         for host in self.balancer.rank(&vm, &hosts, &mut random) {

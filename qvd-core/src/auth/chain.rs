@@ -11,19 +11,30 @@
 //! | list | the first that has one, else the user's own machines |
 //! | access | the owner, or any that grants |
 
+use std::fmt;
 use std::sync::Arc;
 
 use crate::auth::{Access, Attempt, AuthError, Authenticator, Login, Verdict};
 use crate::id::{UserId, VmId};
 use crate::model::Properties;
-use crate::secret::Secret;
+use crate::secret::{Names, Secret};
 
-/// Proof of a login. Only [`Chain::authenticate`] makes one.
-#[derive(Clone, Debug)]
+/// Proof of a login. Only [`Chain::authenticate`] makes one. Its `Debug` shows the names of the properties alone.
+#[derive(Clone)]
 pub struct Identity {
     login: String,
     user_id: Option<UserId>,
     params: Properties,
+}
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Identity")
+            .field("login", &self.login)
+            .field("user_id", &self.user_id)
+            .field("params", &Names(self.params.keys().map(String::as_str)))
+            .finish()
+    }
 }
 
 impl Identity {

@@ -3,7 +3,7 @@
 mod chain;
 
 use std::collections::BTreeMap;
-use std::fmt::Debug;
+use std::fmt::{self, Debug};
 use std::net::IpAddr;
 
 use async_trait::async_trait;
@@ -13,10 +13,10 @@ pub use chain::{Chain, ChainBuilder, Denial, Identity};
 use crate::error::ErrorKind;
 use crate::id::{UserId, VmId};
 use crate::model::Properties;
-use crate::secret::Secret;
+use crate::secret::{Names, Secret};
 
-/// One attempt to log in, as the client sent it.
-#[derive(Clone, Debug)]
+/// One attempt to log in, as the client sent it. Its `Debug` shows neither password nor shared values.
+#[derive(Clone)]
 #[non_exhaustive]
 pub struct Attempt {
     /// Login as sent.
@@ -29,6 +29,17 @@ pub struct Attempt {
     pub peer: Option<IpAddr>,
     /// Environment variables that the client shared. Client-controlled: never an identity.
     pub environment: BTreeMap<String, Vec<u8>>,
+}
+
+impl fmt::Debug for Attempt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Attempt")
+            .field("login", &self.login)
+            .field("normalized_login", &self.normalized_login)
+            .field("peer", &self.peer)
+            .field("environment", &Names(self.environment.keys().map(String::as_str)))
+            .finish_non_exhaustive()
+    }
 }
 
 impl Attempt {
@@ -57,8 +68,10 @@ impl Attempt {
     }
 }
 
-/// What an authenticator knows after it accepted, and what later ones may complete.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// What an authenticator knows after it accepted, and what later ones may complete. Its `Debug` shows the names of the
+/// properties, not their values: a ticket for the desktop may be among them.
+#[derive(Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Login {
     /// The user's row, when known.
     pub user_id: Option<UserId>,
@@ -66,6 +79,30 @@ pub struct Login {
     pub canonical_login: Option<String>,
     /// Properties for the session; they beat every other source.
     pub params: Properties,
+}
+
+impl Login {
+    /// A login that knows nothing but that it is right.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets the user's row.
+    #[must_use]
+    pub fn with_user(mut self, user: UserId) -> Self {
+        self.user_id = Some(user);
+        self
+    }
+}
+
+impl fmt::Debug for Login {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Login")
+            .field("user_id", &self.user_id)
+            .field("canonical_login", &self.canonical_login)
+            .field("params", &Names(self.params.keys().map(String::as_str)))
+            .finish()
+    }
 }
 
 /// An authenticator's answer.
@@ -82,6 +119,7 @@ pub enum Verdict {
 
 /// Whether an identity may use a virtual machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Access {
     /// It may.
     Grant,
@@ -101,7 +139,8 @@ pub enum Access {
 ///
 /// # Cancellation
 ///
-/// Dropping the future ends the attempt; the chain bounds each call by a time limit of its caller.
+/// Dropping the future ends the attempt. Callers own time limits: the router gives each call 10 s, after which this
+/// authenticator could not decide and the next one is asked.
 ///
 /// # Errors
 ///
@@ -121,7 +160,7 @@ pub enum Access {
 ///     fn name(&self) -> &str { "only-alice" }
 ///     async fn authenticate(&self, attempt: &Attempt) -> Result<Verdict, AuthError> {
 ///         if attempt.normalized_login == "alice" && attempt.password.expose() == b"wonder" {
-///             Ok(Verdict::Accepted(Login::default()))
+///             Ok(Verdict::Accepted(Login::new()))
 ///         } else {
 ///             Ok(Verdict::NotMine)
 ///         }
@@ -210,5 +249,31 @@ impl AuthError {
     /// Classification: always an outage.
     pub fn kind(&self) -> ErrorKind {
         ErrorKind::Unavailable
+    }
+
+    /// Whether the same call may succeed later.
+    pub fn is_retryable(&self) -> bool {
+        self.kind().is_retryable()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neither_passwords_nor_shared_values_are_shown() {
+        let shared = BTreeMap::from([("TOKEN".to_owned(), b"t0ken".to_vec())]);
+        let attempt = Attempt::new("alice", "wonder").with_environment(shared);
+        let mut login = Login::new().with_user(UserId::new(7));
+        login.params.insert("auth_token".to_owned(), "t0ken".to_owned());
+        let shown = format!("{attempt:?} {:?}", Verdict::Accepted(login));
+        assert!(
+            shown.contains("alice") && shown.contains("TOKEN") && shown.contains("auth_token"),
+            "{shown}"
+        );
+        for secret in ["wonder", "t0ken", &format!("{:?}", b"wonder"), &format!("{:?}", b"t0ken")] {
+            assert!(!shown.contains(secret), "{secret}: {shown}");
+        }
     }
 }

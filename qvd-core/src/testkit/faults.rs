@@ -148,6 +148,10 @@ impl<T: Vma + ?Sized> Vma for Faulty<T> {
     async fn expire(&self, limits: &Params) -> Result<(), VmaError> {
         self.run(self.inner.expire(limits), vma_failure("expire")).await
     }
+
+    async fn x_failure(&self) -> Result<Option<String>, VmaError> {
+        self.run(self.inner.x_failure(), vma_failure("x_failure")).await
+    }
 }
 
 fn driver_failure(vm: VmId, operation: &'static str) -> impl FnOnce() -> HypervisorError {
@@ -199,7 +203,7 @@ impl<T: Hook + ?Sized> Hook for Faulty<T> {
 
     async fn run(&self, event: &HookEvent) -> Result<(), HookError> {
         let hook = self.inner.name().to_owned();
-        let failure = || HookError { hook, message: REASON.to_owned(), status: None };
+        let failure = || HookError::new(hook, REASON);
         Faulty::run(self, self.inner.run(event), failure).await
     }
 }
@@ -258,7 +262,7 @@ impl<T: Authenticator + ?Sized> Authenticator for Faulty<T> {
 mod tests {
     use super::*;
     use crate::id::RunId;
-    use crate::testkit::fakes::{FakeHypervisor, ScriptedAuthenticator};
+    use crate::testkit::fakes::{FakeHypervisor, FakeVma, ScriptedAuthenticator};
 
     fn spec() -> VmSpec {
         VmSpec::new(VmId::new(1), RunId::new(1), "a", "a")
@@ -282,6 +286,16 @@ mod tests {
         let hanging = tokio::time::timeout(Duration::from_secs(1000), driver.find());
         assert!(hanging.await.is_err());
         assert_eq!(driver.calls(), 4);
+    }
+
+    #[tokio::test]
+    async fn every_call_of_an_agent_passes_and_can_fail() {
+        let fake = FakeVma::new();
+        fake.set_failure("the desktop died");
+        let vma = Faulty::new(Arc::new(fake)).on_call(2, Fault::Fail);
+        assert_eq!(vma.x_failure().await.unwrap().as_deref(), Some("the desktop died"));
+        let error = vma.x_failure().await.unwrap_err();
+        assert!(error.is_retryable() && error.to_string().contains("x_failure"), "{error}");
     }
 
     #[tokio::test]

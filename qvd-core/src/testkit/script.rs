@@ -38,10 +38,12 @@ impl<K, F> fmt::Debug for Script<K, F> {
 }
 
 impl<K: Copy + Eq + Hash, F> Script<K, F> {
-    /// Counts an entry, waits while the step is held, and takes the failure that was prepared for it.
+    /// Counts an entry, lets others go first as every real call does, waits while the step is held, and takes the failure
+    /// that was prepared for it.
     pub(crate) async fn enter(&self, step: K) -> Option<F> {
         *lock(&self.state).entered.entry(step).or_default() += 1;
         self.changed.send_replace(());
+        tokio::task::yield_now().await;
         self.until(|state| !state.held.contains(&step)).await;
         lock(&self.state).failures.get_mut(&step)?.pop_front()
     }

@@ -215,14 +215,10 @@ impl Hosts<'_> {
             if driver.is_some_and(|driver| !drivers(row).is_ok_and(|all| all.iter().any(|d| d == driver))) {
                 continue;
             }
-            hosts.push(HostSnapshot {
-                id: row.get("id")?,
-                name: row.get("name")?,
-                usable_ram_mib: row.find::<Mebibytes>("usable_ram_mib")?.map_or(0.0, |ram| ram.0 as f64),
-                usable_cpu: row.find("usable_cpu")?.unwrap_or(0.0),
-                vms: row.get("vms")?,
-                properties: Properties::new(),
-            });
+            let ram = row.find::<Mebibytes>("usable_ram_mib")?.map_or(0.0, |ram| ram.0 as f64);
+            let cpu = row.find("usable_cpu")?.unwrap_or(0.0);
+            let host = HostSnapshot::new(row.get("id")?, row.get::<String>("name")?);
+            hosts.push(host.with_capacity(ram, cpu).with_vms(row.get("vms")?));
         }
         for row in self.db.read(&PROPERTIES, params![]).await? {
             let id: HostId = row.get("host_id")?;

@@ -51,7 +51,7 @@ impl Node {
 
     /// Runs every hook that wants this kind, one after another, until one fails.
     pub(crate) async fn run_hooks(&self, kind: HookKind, params: Params) -> Result<(), Failure> {
-        let event = HookEvent { kind, params };
+        let event = HookEvent::new(kind, params);
         for hook in self.hooks.iter().filter(|hook| hook.wants(kind)) {
             if let Err(error) = hook.run(&event).await {
                 return Err(Failure::nobody(error.to_string()));

@@ -80,7 +80,7 @@ impl Authenticator for Default {
                 if check == Check::Outdated {
                     self.rehash(&user, &old, &attempt.password).await;
                 }
-                Ok(Verdict::Accepted(Login { user_id: Some(user.id), ..Login::default() }))
+                Ok(Verdict::Accepted(Login::new().with_user(user.id)))
             }
             _ => Ok(Verdict::NotMine),
         }

@@ -60,19 +60,19 @@ impl Dice {
 fn hosts(dice: &mut Dice) -> Vec<HostSnapshot> {
     let count = dice.roll() % 9;
     (0..count)
-        .map(|at| HostSnapshot {
-            id: HostId::new((at * 7 + dice.roll() % 7) as i64 + 1),
-            name: format!("host{at}"),
-            usable_ram_mib: if dice.roll().is_multiple_of(4) { 0.0 } else { dice.fraction() * 65_536.0 },
-            usable_cpu: if dice.roll().is_multiple_of(4) { 0.0 } else { dice.fraction() * 100_000.0 },
-            vms: (dice.roll() % 40) as u32,
-            properties: Properties::new(),
+        .map(|at| {
+            let id = HostId::new((at * 7 + dice.roll() % 7) as i64 + 1);
+            let ram = if dice.roll().is_multiple_of(4) { 0.0 } else { dice.fraction() * 65_536.0 };
+            let cpu = if dice.roll().is_multiple_of(4) { 0.0 } else { dice.fraction() * 100_000.0 };
+            HostSnapshot::new(id, format!("host{at}"))
+                .with_capacity(ram, cpu)
+                .with_vms((dice.roll() % 40) as u32)
         })
         .collect()
 }
 
 fn vm() -> VmSnapshot {
-    VmSnapshot { id: VmId::new(1), properties: Properties::new() }
+    VmSnapshot::new(VmId::new(1), Properties::new())
 }
 
 fn pure(balancer: &dyn LoadBalancer) -> Result<(), String> {
@@ -110,13 +110,12 @@ fn empty(balancer: &dyn LoadBalancer) -> Result<(), String> {
 
 fn any_host(balancer: &dyn LoadBalancer) -> Result<(), String> {
     let odd = [0.0, -1.0, f64::MAX, f64::MIN_POSITIVE, f64::INFINITY, f64::NAN];
-    let host = |id: usize, ram, cpu, vms| HostSnapshot {
-        id: HostId::new(id as i64),
-        name: String::new(),
-        usable_ram_mib: ram,
-        usable_cpu: cpu,
-        vms,
-        properties: Properties::from([("l7r.loadbalancer.plugin.default.weight.ram".into(), "x".into())]),
+    let properties = Properties::from([("l7r.loadbalancer.plugin.default.weight.ram".into(), "x".into())]);
+    let host = |id: usize, ram, cpu, vms| {
+        HostSnapshot::new(HostId::new(id as i64), "")
+            .with_capacity(ram, cpu)
+            .with_vms(vms)
+            .with_properties(properties.clone())
     };
     let mut hosts = Vec::new();
     for ram in odd {

@@ -21,6 +21,8 @@ mod hook;
 mod hypervisor;
 mod load_balancer;
 #[cfg(test)]
+mod sins;
+#[cfg(test)]
 mod tests;
 mod vma;
 
@@ -32,7 +34,7 @@ pub use authenticator::{AuthenticatorSubject, authenticator, authenticator_repor
 pub use hook::{HookSubject, hook, hook_report};
 pub use hypervisor::{DriverSubject, hypervisor, hypervisor_report};
 pub use load_balancer::{load_balancer, load_balancer_report};
-pub use vma::{VmaSubject, vma, vma_report};
+pub use vma::{Look, VmaSubject, vma, vma_report};
 
 /// Something that every plugin of a kind must do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

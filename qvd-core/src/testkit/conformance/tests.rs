@@ -6,26 +6,43 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::*;
-use crate::auth::{Attempt, AuthError, Authenticator, Login, Verdict};
-use crate::balance::{HostSnapshot, LoadBalancer, VmSnapshot};
 use crate::hook::{HookEvent, HookKind};
 use crate::hypervisor::{
     Capabilities, Check, Found, Hypervisor, HypervisorError, Prepared, RunningVm, VmSpec,
 };
 use crate::id::{HostId, VmId};
+use crate::state::XState;
 use crate::testkit::fakes::{FakeHypervisor, FakeVma, FixedBalancer, RecordingHook, ScriptedAuthenticator};
+use crate::vma::Vma;
 
 #[tokio::test(start_paused = true)]
 async fn the_fakes_keep_every_law() {
     let host = FakeHypervisor::new();
     let report = hypervisor(DriverSubject::new(move || Arc::new(host.clone()))).await;
     assert!(report.findings().iter().all(|(_, finding)| *finding == Finding::Kept), "{report}");
-    vma(VmaSubject::new(|| async { Arc::new(FakeVma::new()) as Arc<dyn crate::vma::Vma> })).await;
+    let report = vma(VmaSubject::with_viewer(|| async {
+        let fake = FakeVma::new().with_start_path([XState::Provisioning, XState::Listening]);
+        let seen = fake.clone();
+        (Arc::new(fake) as Arc<dyn Vma>, Look::new(move || std::future::ready(seen.look())))
+    }))
+    .await;
+    assert!(report.findings().iter().all(|(_, finding)| *finding == Finding::Kept), "{report}");
     load_balancer(Arc::new(FixedBalancer::new((1..20).map(HostId::new)))).await;
     let script = ScriptedAuthenticator::named("script").with_user("alice", "wonder", None);
     authenticator(AuthenticatorSubject::new(Arc::new(script)).user("alice", b"wonder")).await;
-    let event = HookEvent { kind: HookKind::Connected, params: Vec::new() };
+    let event = HookEvent::new(HookKind::Connected, Vec::new());
     hook(HookSubject::new(Arc::new(RecordingHook::new()), event)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_nobody_can_look_at_is_exempt_from_what_needs_a_viewer() {
+    let report = vma(VmaSubject::new(|| async { Arc::new(FakeVma::new()) as Arc<dyn Vma> })).await;
+    let exempt: Vec<_> = report
+        .findings()
+        .iter()
+        .filter_map(|(law, finding)| (*finding == Finding::Exempt("viewer")).then_some(law.name))
+        .collect();
+    assert_eq!(exempt, ["resume", "suspend-seen", "start-seen"]);
 }
 
 #[tokio::test]
@@ -132,62 +149,4 @@ async fn each_sin_of_a_driver_is_found_by_its_law() {
         let report = hypervisor_report(subject.step_limit(Duration::from_secs(1))).await;
         assert!(report.broken().contains(&law), "{sin:?}: {report}");
     }
-}
-
-#[derive(Debug)]
-struct TakesEverybody;
-
-#[async_trait]
-impl Authenticator for TakesEverybody {
-    fn name(&self) -> &str {
-        "everybody"
-    }
-
-    async fn authenticate(&self, attempt: &Attempt) -> Result<Verdict, AuthError> {
-        assert!(!attempt.login.contains('\0'), "no NUL, please");
-        Ok(Verdict::Accepted(Login::default()))
-    }
-
-    fn normalize_login(&self, login: &str) -> Option<String> {
-        Some(format!("{login}@realm"))
-    }
-}
-
-#[derive(Debug)]
-struct Inventive;
-
-impl LoadBalancer for Inventive {
-    fn name(&self) -> &str {
-        "inventive"
-    }
-
-    fn rank(&self, _: &VmSnapshot, hosts: &[HostSnapshot], random: &mut dyn FnMut() -> f64) -> Vec<HostId> {
-        let mut ids: Vec<HostId> = hosts.iter().map(|h| h.id).collect();
-        ids.push(HostId::new(4711));
-        assert!(random() < 0.999_999, "too much");
-        ids
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn other_sinners_are_found_too() {
-    let subject = AuthenticatorSubject::new(Arc::new(TakesEverybody)).user("alice", b"wonder");
-    let report = authenticator_report(subject).await;
-    for law in ["wrong-password", "unknown-user", "odd-input", "environment", "normalize"] {
-        assert!(report.broken().contains(&law), "{law}: {report}");
-    }
-    let report = load_balancer_report(Arc::new(Inventive)).await;
-    assert_eq!(report.broken(), ["subset", "empty", "any-host"], "{report}");
-
-    let refusing = RecordingHook::new();
-    refusing.fail_next(HookKind::Connected, "no");
-    let event = HookEvent { kind: HookKind::Connected, params: Vec::new() };
-    assert_eq!(hook_report(HookSubject::new(Arc::new(refusing), event)).await.broken(), ["runs"]);
-
-    let dead = VmaSubject::new(|| async {
-        let vma = FakeVma::new();
-        vma.set_reachable(false);
-        Arc::new(vma) as Arc<dyn crate::vma::Vma>
-    });
-    assert_eq!(vma_report(dead).await.broken().len(), 9);
 }

@@ -140,7 +140,9 @@ impl Authenticator for ScriptedAuthenticator {
         self.enter(AuthCall::Authenticate, "check a password").await?;
         Ok(match lock(&self.inner.world).users.get(&attempt.normalized_login) {
             Some((password, user_id)) if *password == attempt.password => {
-                Verdict::Accepted(Login { user_id: *user_id, ..Login::default() })
+                let mut login = Login::new();
+                login.user_id = *user_id;
+                Verdict::Accepted(login)
             }
             Some(_) | None => Verdict::NotMine,
         })

@@ -64,7 +64,7 @@ impl Hook for RecordingHook {
     async fn run(&self, event: &HookEvent) -> Result<(), HookError> {
         lock(&self.inner.events).push(event.clone());
         match self.inner.script.enter(event.kind).await {
-            Some(message) => Err(HookError { hook: self.name().to_owned(), message, status: Some(1) }),
+            Some(message) => Err(HookError::new(self.name(), message).with_status(Some(1))),
             None => Ok(()),
         }
     }

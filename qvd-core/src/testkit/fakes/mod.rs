@@ -15,4 +15,4 @@ pub use balancer::FixedBalancer;
 pub use hook::RecordingHook;
 pub use hypervisor::FakeHypervisor;
 pub use running_vm::{DriverCall, DriverStep, FakeVm};
-pub use vma::{FakeVma, VmaCall, VmaMethod};
+pub use vma::{FakeViewer, FakeVma, VmaCall, VmaMethod};

@@ -1,11 +1,13 @@
 //! An agent without a virtual machine.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use tokio::sync::watch;
 
+use crate::secret::Names;
 use crate::state::XState;
 use crate::testkit::script::{Script, lock};
 use crate::vma::{Params, Vma, VmaError};
@@ -27,6 +29,8 @@ pub enum VmaMethod {
     Poweroff,
     /// `expire`.
     Expire,
+    /// `x_failure`.
+    XFailure,
 }
 
 impl VmaMethod {
@@ -40,17 +44,25 @@ impl VmaMethod {
             Self::XStop => "x_stop",
             Self::Poweroff => "poweroff",
             Self::Expire => "expire",
+            Self::XFailure => "x_failure",
         }
     }
 }
 
-/// One call that the fake received.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// One call that the fake received. Its `Debug` shows the names of the parameters, not their values.
+#[derive(Clone, PartialEq, Eq)]
 pub struct VmaCall {
     /// Method.
     pub method: VmaMethod,
     /// Parameters of `x_start` and `expire`; empty otherwise.
     pub params: Params,
+}
+
+impl fmt::Debug for VmaCall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let params = Names(self.params.iter().map(|(name, _)| name.as_str()));
+        f.debug_struct("VmaCall").field("method", &self.method).field("params", &params).finish()
+    }
 }
 
 /// An agent that keeps the contract of [`Vma`] over a state that the test sets.
@@ -91,7 +103,40 @@ struct World {
     upcoming: VecDeque<XState>,
     start_path: Vec<XState>,
     reachable: bool,
+    failure: Option<String>,
     calls: Vec<VmaCall>,
+}
+
+impl World {
+    fn start(&mut self) -> Result<(), VmaError> {
+        if !matches!(self.state, XState::Stopped | XState::Suspended) {
+            let message = format!("the X session is {}", self.state);
+            if self.state == XState::Connected {
+                self.suspend();
+            }
+            return Err(VmaError::Refused { method: "x_start", message });
+        }
+        self.upcoming = self.start_path.iter().copied().collect();
+        self.state = XState::Starting;
+        self.failure = None;
+        Ok(())
+    }
+
+    /// What the agent answers.
+    fn suspend(&mut self) -> XState {
+        if !matches!(self.state, XState::Connected | XState::Listening) {
+            return self.state;
+        }
+        self.upcoming.clear();
+        self.state = XState::Suspended;
+        XState::Starting
+    }
+
+    /// What was there.
+    fn stop(&mut self) -> XState {
+        self.upcoming.clear();
+        std::mem::replace(&mut self.state, XState::Stopped)
+    }
 }
 
 impl Default for FakeVma {
@@ -108,6 +153,7 @@ impl FakeVma {
             upcoming: VecDeque::new(),
             start_path: vec![XState::Listening],
             reachable: true,
+            failure: None,
             calls: Vec::new(),
         };
         Self {
@@ -145,6 +191,21 @@ impl FakeVma {
     /// While false every call fails with [`VmaError::Unreachable`].
     pub fn set_reachable(&self, reachable: bool) {
         lock(&self.inner.world).reachable = reachable;
+    }
+
+    /// What `x_failure` answers until the next accepted `x_start`.
+    pub fn set_failure(&self, text: &str) {
+        lock(&self.inner.world).failure = Some(text.to_owned());
+    }
+
+    /// Somebody looks at the desktop, which must be listening, until the answer is dropped: it sleeps then.
+    pub fn look(&self) -> FakeViewer {
+        let mut world = lock(&self.inner.world);
+        if world.state == XState::Listening {
+            world.upcoming.clear();
+            world.state = XState::Connected;
+        }
+        FakeViewer(self.clone())
     }
 
     /// The next call of this method is refused with this text.
@@ -206,6 +267,26 @@ impl FakeVma {
         }
         failure.map_or(Ok(()), Err)
     }
+
+    /// What a call has done is done, also when its answer is not waited for.
+    async fn answer<T: Send>(&self, answer: T) -> T {
+        tokio::task::yield_now().await;
+        answer
+    }
+}
+
+/// Somebody who looks at the desktop of a [`FakeVma`].
+#[derive(Debug)]
+pub struct FakeViewer(FakeVma);
+
+impl Drop for FakeViewer {
+    fn drop(&mut self) {
+        let mut world = lock(&self.0.inner.world);
+        if world.state == XState::Connected {
+            world.upcoming.clear();
+            world.state = XState::Suspended;
+        }
+    }
 }
 
 #[async_trait]
@@ -225,32 +306,21 @@ impl Vma for FakeVma {
 
     async fn x_start(&self, params: &Params) -> Result<(), VmaError> {
         self.enter(VmaMethod::XStart, params).await?;
-        let mut world = lock(&self.inner.world);
-        if !matches!(world.state, XState::Stopped | XState::Suspended) {
-            let message = format!("the X session is {}", world.state);
-            return Err(VmaError::Refused { method: "x_start", message });
-        }
-        world.upcoming = world.start_path.iter().copied().collect();
-        world.state = XState::Starting;
-        Ok(())
+        let started = lock(&self.inner.world).start();
+        self.answer(started).await
     }
 
     async fn x_suspend(&self) -> Result<XState, VmaError> {
         self.enter(VmaMethod::XSuspend, &Params::new()).await?;
-        let mut world = lock(&self.inner.world);
-        let found = world.state;
-        if matches!(found, XState::Connected | XState::Listening) {
-            world.upcoming.clear();
-            world.state = XState::Suspended;
-        }
-        Ok(found)
+        let answer = lock(&self.inner.world).suspend();
+        Ok(self.answer(answer).await)
     }
 
     async fn x_stop(&self) -> Result<XState, VmaError> {
         self.enter(VmaMethod::XStop, &Params::new()).await?;
-        let mut world = lock(&self.inner.world);
-        world.upcoming.clear();
-        Ok(std::mem::replace(&mut world.state, XState::Stopped))
+        let found = lock(&self.inner.world).stop();
+        let gone = matches!(found, XState::Stopped | XState::Stopping);
+        Ok(self.answer(if gone { found } else { XState::Stopping }).await)
     }
 
     async fn poweroff(&self) -> Result<(), VmaError> {
@@ -262,5 +332,10 @@ impl Vma for FakeVma {
 
     async fn expire(&self, limits: &Params) -> Result<(), VmaError> {
         self.enter(VmaMethod::Expire, limits).await
+    }
+
+    async fn x_failure(&self) -> Result<Option<String>, VmaError> {
+        self.enter(VmaMethod::XFailure, &Params::new()).await?;
+        Ok(lock(&self.inner.world).failure.clone())
     }
 }
