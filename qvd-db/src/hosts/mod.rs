@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use qvd_core::HostId;
 use qvd_core::balance::HostSnapshot;
-use qvd_core::model::{Host, HostRuntime, Properties};
+use qvd_core::model::{Host, HostRuntime};
 use qvd_core::state::HostCommand;
 use qvd_core::units::Mebibytes;
 
