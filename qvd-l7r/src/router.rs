@@ -10,7 +10,7 @@ use qvd_core::config::Config;
 use qvd_db::Db;
 use tokio::net::TcpListener;
 
-use crate::auth::{self, Throttle};
+use crate::auth::{self, Bounded, Throttle};
 use crate::certificate;
 use crate::counters::counters;
 use crate::error::{Error, Result};
@@ -113,7 +113,7 @@ impl RouterBuilder {
         self
     }
 
-    /// Who checks users. Default: what `l7r.auth.plugins` names.
+    /// Who checks users. Default: what `l7r.auth.plugins` names. Each call of one may take 10 s.
     pub fn authenticators(mut self, chain: Chain) -> Self {
         self.chain = Some(chain);
         self
@@ -157,6 +157,7 @@ impl RouterBuilder {
             Some(chain) => chain,
             None => auth::chain_from_config(&self.db, &self.config)?,
         };
+        let chain = chain.wrapped(Bounded::wrap);
         let balancer = self.config.text("l7r.loadbalancer.plugin");
         if self.balancer.is_none() && !matches!(balancer.as_str(), "" | "default") {
             let problem = format!("'{balancer}' is no balancer of this router (one of: default)");

@@ -111,6 +111,12 @@ impl Chain {
         ChainBuilder::default()
     }
 
+    /// The same chain with something around each authenticator: a time limit, a count of calls.
+    #[must_use]
+    pub fn wrapped(self, wrap: impl Fn(Arc<dyn Authenticator>) -> Arc<dyn Authenticator>) -> Self {
+        Self { plugins: self.plugins.into_iter().map(wrap).collect(), ..self }
+    }
+
     /// Runs the whole login.
     ///
     /// # Errors

@@ -1,5 +1,6 @@
 //! Authenticators that come with the router, named as in `l7r.auth.plugins`.
 
+mod bounded;
 mod default;
 mod throttle;
 
@@ -9,6 +10,7 @@ use qvd_core::auth::{Authenticator, Chain};
 use qvd_core::config::Config;
 use qvd_db::Db;
 
+pub(crate) use bounded::Bounded;
 pub use default::Default;
 pub(crate) use throttle::Throttle;
 

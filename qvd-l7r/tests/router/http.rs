@@ -1,5 +1,6 @@
 //! Ping, the dialect, and what is no request (rows 1–6, 23–36).
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use qvd_core::state::HostState;
@@ -95,6 +96,24 @@ async fn row_26_27_30_33_what_is_no_request_is_answered_and_closed() {
         assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{bytes:?}: {answer}");
         assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "closed behind it: {answer}");
         assert!(answer.contains("\r\nContent-Type: text/plain\r\n"), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn row_27_a_tls_hello_or_a_line_of_garbage_on_the_plain_port_is_answered_at_once() {
+    let world = World::with(plain_port()).await;
+    let config = rustls::ClientConfig::builder()
+        .with_root_certificates(rustls::RootCertStore::empty())
+        .with_no_client_auth();
+    let name = "localhost".try_into().unwrap();
+    let mut hello = Vec::new();
+    rustls::ClientConnection::new(Arc::new(config), name).unwrap().write_tls(&mut hello).unwrap();
+    for (bytes, status) in
+        [(hello.as_slice(), 400), (b"GARBAGE\r\n", 400), (b"GET /qvd/ping HTTP/1.0\r\n", 505)]
+    {
+        // Nothing follows and the client waits: the limit for a head would end it without a word.
+        let answer = String::from_utf8(plain(world.address, bytes).await).unwrap();
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{bytes:?}: {answer}");
     }
 }
 
