@@ -3,14 +3,37 @@
 //! The text forms are those of the database and of the wire. Finer phases exist beside a
 //! [`VmState`] for people to read; no part decides on them.
 //!
+//! A test holds this list against the code:
+//!
 //! ```text
-//! VM:    stopped → starting → running → stopping → stopped
-//!                     │  ↑        │          │
-//!                     │  debugging│          └→ zombie → stopped
-//!                     └→ stopping, zombie
-//! user:  disconnected → connecting → connected → disconnected
-//! host:  stopped → starting → running → stopping → stopped;  starting, running, stopping → lost → starting
+//! vm    stopped       → starting
+//! vm    starting      → running, debugging, stopping, zombie, stopped
+//! vm    running       → stopping, debugging, zombie, stopped
+//! vm    debugging     → running, stopping, zombie, stopped
+//! vm    stopping      → stopped, zombie
+//! vm    zombie        → running, stopping, stopped
+//! user  disconnected  → connecting
+//! user  connecting    → connected, disconnected
+//! user  connected     → disconnected
+//! host  stopped       → starting
+//! host  starting      → running, stopping, stopped, lost
+//! host  running       → starting, stopping, stopped, lost
+//! host  stopping      → starting, stopped, lost
+//! host  lost          → starting
+//! x     stopped       → starting
+//! x     starting      → provisioning, listening, connected, suspending, suspended, stopping, stopped
+//! x     provisioning  → starting, stopped
+//! x     listening     → connected, suspending, suspended, stopping, stopped
+//! x     connected     → suspending, suspended, stopping, stopped
+//! x     suspending    → connected, suspended, stopping, stopped
+//! x     suspended     → starting, listening, connected, suspending, stopping, stopped
+//! x     stopping      → stopped
 //! ```
+//!
+//! The short way is the rule. The others come from failures: a virtual machine becomes `stopped` from anywhere when its
+//! row is taken from a host that is gone, a zombie `running` when a restarted daemon finds that it lives; a host goes
+//! back to `starting` when its next daemon takes it over, and to `stopped` at once when `stopping` could not be written;
+//! nxagent's own words move a desktop, whatever was asked of it.
 
 use std::fmt;
 use std::str::FromStr;
@@ -86,7 +109,7 @@ text_enum! {
 }
 
 impl VmState {
-    /// Whether the move is an edge of the diagram on the module page. Staying is not a move.
+    /// Whether the move is one of the list on the [module page](self). Staying is not a move.
     pub const fn may_become(self, next: VmState) -> bool {
         use VmState::*;
         match self {
@@ -160,7 +183,7 @@ text_enum! {
 }
 
 impl UserState {
-    /// Whether the move is legal. Staying is not a move.
+    /// Whether the move is one of the list on the [module page](self). Staying is not a move.
     pub const fn may_become(self, next: UserState) -> bool {
         use UserState::*;
         match self {
@@ -203,13 +226,13 @@ text_enum! {
 }
 
 impl HostState {
-    /// Whether the move is legal. Staying is not a move.
+    /// Whether the move is one of the list on the [module page](self). Staying is not a move.
     pub const fn may_become(self, next: HostState) -> bool {
         use HostState::*;
         match self {
             Stopped => matches!(next, Starting),
-            Starting => matches!(next, Running | Stopping | Lost),
-            Running => matches!(next, Starting | Stopping | Lost),
+            Starting => matches!(next, Running | Stopping | Stopped | Lost),
+            Running => matches!(next, Starting | Stopping | Stopped | Lost),
             Stopping => matches!(next, Stopped | Starting | Lost),
             Lost => matches!(next, Starting),
         }
@@ -246,9 +269,49 @@ text_enum! {
     }
 }
 
+impl XState {
+    /// Whether the desktop of an agent may make this move. Staying is not a move. Who asks from time to time sees some
+    /// of the states only.
+    pub const fn may_become(self, next: XState) -> bool {
+        use XState::*;
+        match self {
+            Stopped => matches!(next, Starting),
+            Starting => !matches!(next, Starting),
+            Provisioning => matches!(next, Starting | Stopped),
+            Listening => matches!(next, Connected | Suspending | Suspended | Stopping | Stopped),
+            Connected => matches!(next, Suspending | Suspended | Stopping | Stopped),
+            Suspending => matches!(next, Connected | Suspended | Stopping | Stopped),
+            Suspended => !matches!(next, Suspended | Provisioning),
+            Stopping => matches!(next, Stopped),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
+
+    fn moves<S: Copy + fmt::Display>(all: &[S], may: impl Fn(S, S) -> bool) -> BTreeSet<(String, String)> {
+        let pairs = all.iter().flat_map(|from| all.iter().map(move |to| (*from, *to)));
+        pairs.filter(|(from, to)| may(*from, *to)).map(|(f, t)| (f.to_string(), t.to_string())).collect()
+    }
+
+    #[test]
+    fn the_list_on_the_page_is_that_of_the_code() {
+        let listed = |machine: &str| -> BTreeSet<(String, String)> {
+            include_str!("state.rs")
+                .lines()
+                .filter_map(|line| line.strip_prefix("//! ")?.strip_prefix(machine)?.split_once(" → "))
+                .flat_map(|(from, to)| to.split(", ").map(move |to| (from.trim().to_owned(), to.to_owned())))
+                .collect()
+        };
+        assert_eq!(listed("vm  "), moves(VmState::ALL, VmState::may_become));
+        assert_eq!(listed("user  "), moves(UserState::ALL, UserState::may_become));
+        assert_eq!(listed("host  "), moves(HostState::ALL, HostState::may_become));
+        assert_eq!(listed("x  "), moves(XState::ALL, XState::may_become));
+    }
 
     #[test]
     fn every_text_form_reads_back() {
@@ -274,6 +337,7 @@ mod tests {
         assert!(VmState::ALL.iter().all(|s| !s.may_become(*s)));
         assert!(UserState::ALL.iter().all(|s| !s.may_become(*s)));
         assert!(HostState::ALL.iter().all(|s| !s.may_become(*s)));
+        assert!(XState::ALL.iter().all(|s| !s.may_become(*s)));
     }
 
     #[test]

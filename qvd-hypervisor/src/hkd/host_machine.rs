@@ -640,6 +640,8 @@ mod tests {
             let mut machine = HostMachine::new(HostLimits::default());
             let mut now = Instant::now();
             let (mut taken, mut ended, mut in_flight) = (false, false, false);
+            // What the row may say: a write that failed or was abandoned may have come through.
+            let (mut row, mut writing) = (vec![HostState::Starting], None);
             let script = kinds.into_iter().map(event);
             let end = [HostEvent::Done, HostEvent::Done, HostEvent::Empty { left: 0 }];
             let finale = [HostEvent::Shutdown(Shutdown::Stop)].into_iter().chain(end.clone()).chain(end.clone()).chain(end);
@@ -653,6 +655,10 @@ mod tests {
                     }
                     in_flight = false;
                     taken |= machine.phase() == HostPhase::TakingOver && event == HostEvent::Done;
+                    if event == HostEvent::Done && writing.is_some() {
+                        row.clear();
+                    }
+                    row.extend(writing.take());
                 }
                 for action in machine.step(event.clone(), now) {
                     prop_assert!(!ended, "{:?} after the end", action);
@@ -661,8 +667,17 @@ mod tests {
                         in_flight = true;
                     }
                     match action {
-                        HostAction::Abandon => in_flight = false,
-                        HostAction::Save(_) => prop_assert!(taken, "wrote before the take-over"),
+                        HostAction::Abandon => {
+                            in_flight = false;
+                            row.extend(writing.take());
+                        }
+                        HostAction::Save(state) => {
+                            prop_assert!(taken, "wrote before the take-over");
+                            for before in &row {
+                                prop_assert!(*before == state || before.may_become(state), "{before} → {state}");
+                            }
+                            writing = Some(state);
+                        }
                         HostAction::Finish(_) => ended = true,
                         _ => {}
                     }

@@ -267,6 +267,17 @@ fn the_diagram_shows_the_moves_of_the_code() {
         .flat_map(|(from, to)| to.split(", ").map(move |to| (from.trim(), to.trim())))
         .collect();
     assert_eq!(drawn, moves);
+    // And what callers see of it is what everybody agreed on.
+    let public = |name: &str| Phase::ALL.iter().find(|phase| phase.as_str() == name).map(|phase| phase.public());
+    let seen: BTreeSet<_> = moves.iter().map(|(from, to)| (public(from), public(to))).collect();
+    let seen: BTreeSet<_> = seen.into_iter().filter(|(from, to)| from != to).collect();
+    let agreed: BTreeSet<_> = XState::ALL
+        .iter()
+        .flat_map(|from| XState::ALL.iter().map(move |to| (*from, *to)))
+        .filter(|(from, to)| from.may_become(*to))
+        .map(|(from, to)| (Some(from), Some(to)))
+        .collect();
+    assert_eq!(seen, agreed);
 }
 
 /// Feeds events at growing times (milliseconds) and collects what is to be done.
@@ -498,6 +509,7 @@ proptest! {
                     Action::StartSession => desktops += 1,
                     Action::Publish(state) => {
                         prop_assert_ne!(state, published, "published twice");
+                        prop_assert!(published.may_become(state), "{published} → {state}");
                         published = state;
                     }
                     Action::EndSession => alive = false,
