@@ -3,6 +3,8 @@
 //!
 //! An embedder makes an [`Admin`] and calls its operations; `qa` and the HTTP interface do nothing else.
 
+#![forbid(unsafe_code)]
+
 mod certificate;
 
 pub mod at;

@@ -14,6 +14,8 @@
 //! | read configuration | [`config`] |
 //! | test a plugin | `testkit` (feature `testkit`) |
 
+#![forbid(unsafe_code)]
+
 pub mod auth;
 pub mod balance;
 pub mod config;

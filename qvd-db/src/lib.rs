@@ -54,6 +54,8 @@
 //! # Ok(()) }
 //! ```
 
+#![forbid(unsafe_code)]
+
 mod backend;
 mod config;
 mod counters;

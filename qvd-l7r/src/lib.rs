@@ -25,6 +25,8 @@
 //! A router and a host's daemon never call each other: the router writes a command into a row, the daemon obeys it.
 //! No session holds a database connection, and every write to a session's row is guarded by that session's id.
 
+#![forbid(unsafe_code)]
+
 pub mod auth;
 pub mod balance;
 pub mod broker;

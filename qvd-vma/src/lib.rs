@@ -6,6 +6,8 @@
 //!
 //! Nothing here knows of the database: an agent lives in a guest and trusts only what it is called with.
 
+#![forbid(unsafe_code)]
+
 #[cfg(feature = "agent")]
 pub mod account;
 #[cfg(feature = "agent")]

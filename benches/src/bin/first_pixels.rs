@@ -2,6 +2,7 @@
 //! stopped and with its desktop waiting. And what memory each process of a session takes.
 //!
 //! `QVD_BENCH_ROUNDS` (5) shortens or lengthens it. Screen and desktop are asked every 20 ms.
+#![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, reason = "its output is its purpose")]
 
 use std::collections::BTreeSet;

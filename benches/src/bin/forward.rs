@@ -1,6 +1,7 @@
 //! The forward path, side by side: processor time per GiB and per round trip, new sessions, memory of idle ones.
 //!
 //! `QVD_BENCH_ROUNDS` (5) and `QVD_BENCH_SECONDS` (1, per figure) shorten or lengthen it.
+#![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, reason = "its output is its purpose")]
 
 use std::time::{Duration, Instant};

@@ -11,6 +11,8 @@
 //!
 //! [`write_manual`] is for whoever makes a package: the manual pages come from the programs themselves.
 
+#![forbid(unsafe_code)]
+
 mod config_files;
 #[cfg(feature = "database")]
 mod database;

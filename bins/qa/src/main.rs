@@ -3,6 +3,8 @@
 //!
 //! Configuration: `/etc/qvd/node.conf` and what belongs to it, or the file that `QVD_CONFIG` names.
 
+#![forbid(unsafe_code)]
+
 mod manual;
 mod terminal;
 

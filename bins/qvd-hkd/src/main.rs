@@ -9,6 +9,8 @@
 //!
 //! `qvd-hkd holder …` is what the process driver starts for each of its virtual machines, not a command for people.
 
+#![forbid(unsafe_code)]
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;

@@ -3,6 +3,8 @@
 //! The first SIGTERM or SIGINT ends it in order: the port is given up, desktops live on until their users leave
 //! or `l7r.drain.timeout` passes. The second ends them too.
 
+#![forbid(unsafe_code)]
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;

@@ -1,5 +1,7 @@
 //! The `qvd-vma` program: the agent inside a virtual machine.
 
+#![forbid(unsafe_code)]
+
 use std::convert::Infallible;
 use std::path::PathBuf;
 use std::process::ExitCode;

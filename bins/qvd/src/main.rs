@@ -1,4 +1,5 @@
 //! The `qvd` program: a whole site in one process, and the tools around a site.
+#![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, reason = "a program that talks to its user")]
 
 mod data_dir;

@@ -1,5 +1,7 @@
 //! `qvdclient`: shows the desktop of a virtual machine of a QVD server.
 
+#![forbid(unsafe_code)]
+
 mod args;
 mod ask;
 mod failure;

@@ -3,6 +3,8 @@
 //! Whole-system tests, the demonstration (`qvd-demo`) and the hand-over sweep use it. Everything that it starts
 //! ends when its value is dropped.
 
+#![forbid(unsafe_code)]
+
 pub mod ask;
 pub mod desktop;
 pub mod handover;

@@ -90,7 +90,8 @@ mod tests {
     }
 
     async fn login(plugins: impl IntoIterator<Item = ScriptedAuthenticator>) -> Result<Identity, Denial> {
-        let chain = plugins.into_iter().fold(Chain::builder(), |chain, plugin| chain.plugin(Arc::new(plugin)));
+        let chain =
+            plugins.into_iter().fold(Chain::builder(), |chain, plugin| chain.plugin(Arc::new(plugin)));
         chain.build().wrapped(Bounded::wrap).authenticate(Attempt::new("alice", "wonder")).await
     }
 

@@ -4,6 +4,7 @@
 //! The exit status is 0 when no desktop was lost; without the guard (`--guard 0`), which exists because desktops are
 //! lost then, it is 0 when all cuts could be made.
 
+#![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, reason = "a program that talks to its user")]
 
 use std::path::PathBuf;

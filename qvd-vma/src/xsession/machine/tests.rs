@@ -268,7 +268,8 @@ fn the_diagram_shows_the_moves_of_the_code() {
         .collect();
     assert_eq!(drawn, moves);
     // And what callers see of it is what everybody agreed on.
-    let public = |name: &str| Phase::ALL.iter().find(|phase| phase.as_str() == name).map(|phase| phase.public());
+    let public =
+        |name: &str| Phase::ALL.iter().find(|phase| phase.as_str() == name).map(|phase| phase.public());
     let seen: BTreeSet<_> = moves.iter().map(|(from, to)| (public(from), public(to))).collect();
     let seen: BTreeSet<_> = seen.into_iter().filter(|(from, to)| from != to).collect();
     let agreed: BTreeSet<_> = XState::ALL

@@ -4,6 +4,7 @@
 //! step and its log; whatever was started ends with this program, also after Ctrl-C. `qvd-demo --clean` ends what was
 //! left running and removes everything.
 
+#![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, reason = "a program that talks to its user")]
 
 mod by_hand;
