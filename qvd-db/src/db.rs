@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use qvd_core::Secret;
+use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
 use crate::backend::{Pools, WriteTransaction, to_the_end};
 use crate::error::Result;
@@ -12,6 +13,7 @@ use crate::migrate;
 use crate::notify::{Channel, Hub, Subscription};
 use crate::retry::Attempts;
 use crate::row::Row;
+use crate::server::Limits;
 use crate::sql::{Sql, sql};
 use crate::value::{Value, params};
 
@@ -38,11 +40,51 @@ pub enum Backend {
         user: String,
         /// Its password.
         password: Secret<String>,
-        /// Most connections at a time, the one that listens not counted.
+        /// How connections are encrypted. A unix socket never is.
+        tls: Tls,
+        /// Most connections at a time; the one that reports for a host and the one that listens are not counted.
         pool_size: u32,
         /// How long to wait for a connection.
         connect_timeout: Duration,
+        /// How long to wait for the answer to a statement.
+        answer_timeout: Duration,
+        /// When the server takes us for dead and gives our locks back.
+        keepalive: Keepalive,
     },
+}
+
+/// How connections to a server are encrypted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Tls {
+    /// Not at all.
+    Disable,
+    /// If the server can; it is not asked who it is.
+    #[default]
+    Prefer,
+    /// Always; the server is not asked who it is.
+    Require,
+    /// Always, and the server's certificate names its host and comes from a known authority.
+    VerifyFull {
+        /// File of authorities to know besides the public ones, PEM.
+        ca: Option<PathBuf>,
+    },
+}
+
+/// How the server notices that a client vanished without a word: silent clients are probed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keepalive {
+    /// Silence before the first probe.
+    pub idle: Duration,
+    /// Time between two probes.
+    pub interval: Duration,
+    /// Unanswered probes that end the connection.
+    pub count: u32,
+}
+
+impl Default for Keepalive {
+    fn default() -> Self {
+        Self { idle: Duration::from_secs(20), interval: Duration::from_secs(5), count: 4 }
+    }
 }
 
 /// A database. Cheap to clone; clones share connections.
@@ -54,8 +96,9 @@ pub enum Backend {
 ///
 /// # Errors
 ///
-/// [`Error::Away`](crate::Error::Away) whenever the database cannot be reached: no operation waits for it longer than
-/// the connect time-out.
+/// [`Error::Away`](crate::Error::Away) whenever the database cannot be reached or does not answer. No step waits longer
+/// for a server than its connect time-out, when it needs a connection, and its answer time-out, when it has asked; for
+/// a file, than half a minute in all.
 ///
 /// # Example
 ///
@@ -100,40 +143,37 @@ impl Db {
         let (pools, hub) = match backend {
             Backend::Sqlite { path } => {
                 let _alone = migrate::claim_file(path).await?;
-                let pools = Pools::sqlite_file(path).await?;
+                let (pools, writer) = Pools::sqlite_file(path).await?;
                 migrate::up(&pools).await?;
-                let hub = Hub::sqlite(&pools, Some(path.clone()));
+                let hub = Hub::sqlite(writer, Some(path.clone()));
                 (pools, hub)
             }
             Backend::SqliteMemory => {
-                let pools = Pools::sqlite_memory().await?;
+                let (pools, writer) = Pools::sqlite_memory().await?;
                 migrate::up(&pools).await?;
-                let hub = Hub::sqlite(&pools, None);
+                let hub = Hub::sqlite(writer, None);
                 (pools, hub)
             }
-            Backend::Postgres { host, port, name, user, password, pool_size, connect_timeout } => {
-                let options = sqlx::postgres::PgConnectOptions::new_without_pgpass()
-                    .port(*port)
-                    .database(name)
-                    .username(user)
-                    .password(password.expose())
-                    .application_name("qvd");
-                let options = if host.starts_with('/') { options.socket(host) } else { options.host(host) };
-                let pools = Pools::postgres(options.clone(), *pool_size, *connect_timeout);
-                (pools, Hub::postgres(options, *connect_timeout))
+            Backend::Postgres { pool_size, connect_timeout, answer_timeout, .. } => {
+                let options = server_options(backend);
+                let limits = Limits { connect: *connect_timeout, answer: *answer_timeout };
+                let pools = Pools::postgres(options.clone(), *pool_size, limits);
+                (pools, Hub::postgres(options, limits))
             }
         };
         Ok(Self { inner: Arc::new(Inner { pools, hub }) })
     }
 
-    /// Makes all tables. With `force`, drops them first: there is no way back.
+    /// Makes all tables, or brings those of an older version up to date. With `force`, drops them first: there is no
+    /// way back.
     ///
     /// On PostgreSQL the database's default isolation becomes serializable, if the role may set it.
     ///
     /// # Errors
     ///
-    /// [`Error::Refused`](crate::Error::Refused) when there are tables already and `force` is not given, or when it
-    /// is and a host still holds its lease.
+    /// [`Error::Refused`](crate::Error::Refused) when there is nothing to do (the tables are this version's) and `force` is
+    /// not given, or when something is to change and a host still holds its lease;
+    /// [`Error::Schema`](crate::Error::Schema) when the tables are a newer version's.
     pub async fn deploy(&self, force: bool) -> Result<()> {
         migrate::deploy(&self.inner.pools, force).await
     }
@@ -188,10 +228,56 @@ impl Db {
         }
     }
 
+    /// As [`Db::write`], on a connection that nothing else uses.
+    pub(crate) async fn write_reserved(&self, sql: &Sql, params: Vec<Value>) -> Result<Vec<Row>> {
+        let mut attempts = Attempts::new();
+        loop {
+            let outcome = self.inner.pools.write_reserved(sql, params.clone()).await;
+            if let Some(outcome) = attempts.settle(outcome).await {
+                return outcome;
+            }
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn pools(&self) -> &Pools {
+        &self.inner.pools
+    }
+
     /// Begins a transaction; see [`transaction!`].
     pub(crate) async fn begin(&self) -> Result<Tx> {
         Ok(Tx { inner: self.inner.pools.begin().await?, notices: Vec::new() })
     }
+}
+
+/// What the driver must know of a server. Everything is set: the library would take what is not from the environment
+/// (`PGSSLMODE` and the like), where nobody who reads our configuration would look for it.
+fn server_options(backend: &Backend) -> PgConnectOptions {
+    let options = PgConnectOptions::new_without_pgpass().application_name("qvd");
+    let Backend::Postgres { host, port, name, user, password, tls, keepalive, .. } = backend else {
+        return options;
+    };
+    let options = options.port(*port).database(name).username(user).password(password.expose());
+    if host.starts_with('/') {
+        return options.socket(host).ssl_mode(PgSslMode::Disable);
+    }
+    let (mode, ca) = match tls {
+        Tls::Disable => (PgSslMode::Disable, None),
+        Tls::Prefer => (PgSslMode::Prefer, None),
+        Tls::Require => (PgSslMode::Require, None),
+        Tls::VerifyFull { ca } => (PgSslMode::VerifyFull, ca.as_ref()),
+    };
+    let options = options.host(host).ssl_mode(mode);
+    let options = match ca {
+        Some(ca) => options.ssl_root_cert(ca),
+        None => options.ssl_root_cert_from_pem(Vec::new()),
+    };
+    // At the server's end: what hangs at ours is found by the answer time-out.
+    options.options([
+        ("tcp_keepalives_idle", keepalive.idle.as_secs().max(1)),
+        ("tcp_keepalives_interval", keepalive.interval.as_secs().max(1)),
+        ("tcp_keepalives_count", u64::from(keepalive.count.max(1))),
+    ])
 }
 
 /// A transaction that may write, with the notices it will send.

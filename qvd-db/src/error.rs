@@ -118,6 +118,13 @@ impl Error {
         }
     }
 
+    /// Whether the database gave up waiting for a lock (`lock_timeout` of PostgreSQL, `busy_timeout` of SQLite), which
+    /// takes seconds; other collisions are found at once.
+    pub(crate) fn waited_for_lock(&self) -> bool {
+        let Self::Contended { source: sqlx::Error::Database(e), .. } = self else { return false };
+        matches!(e.code().as_deref(), Some("55P03" | "5"))
+    }
+
     /// The unique constraint that a write ran into, as `(table, columns joined with _)`.
     fn unique(&self) -> Option<(String, String)> {
         let Self::Broken { source: sqlx::Error::Database(e), .. } = self else { return None };
@@ -194,6 +201,7 @@ fn fault(error: &sqlx::Error) -> Fault {
     match error {
         sqlx::Error::Io(_)
         | sqlx::Error::Tls(_)
+        | sqlx::Error::Protocol(_)
         | sqlx::Error::PoolTimedOut
         | sqlx::Error::PoolClosed
         | sqlx::Error::WorkerCrashed

@@ -74,6 +74,7 @@ mod placements;
 mod properties;
 mod retry;
 mod row;
+mod server;
 mod sessions;
 mod sql;
 #[cfg(feature = "testkit")]
@@ -84,11 +85,11 @@ mod vms;
 
 pub use config::{ConfigRows, SslMaterial};
 pub use counters::{Counters, HostCounter, HostCounts, VmCounter, VmCounts};
-pub use db::{Backend, Db};
+pub use db::{Backend, Db, Keepalive, Tls};
 pub use error::{Error, Result};
 pub use events::{Event, Events, NewEvent};
 pub use guard::Guard;
-pub use hosts::{HostLoad, Hosts, NewHost, Released, Seen, TakeOver, TakenOver};
+pub use hosts::{HostLoad, Hosts, NewHost, Released, Seen, StateSaved, TakeOver, TakenOver};
 pub use images::{Expirations, Images, NewImage, Published};
 pub use notify::{Channel, Hint, Subscription};
 pub use osfs::{NewOsf, Osfs};
@@ -97,6 +98,6 @@ pub use properties::{Owner, PropertyTables};
 pub use sessions::{NewSession, Sessions};
 pub use users::Users;
 pub use vms::{
-    AddressRange, BlockedBy, Claimant, Expiring, LaunchRow, LimitChange, NewVm, Pending, VmChanges,
+    AddressRange, BlockedBy, Charged, Claimant, Expiring, LaunchRow, LimitChange, NewVm, Pending, VmChanges,
     VmOverview, Vms,
 };

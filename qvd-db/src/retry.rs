@@ -6,20 +6,27 @@ use crate::error::{Error, Result};
 
 /// Counts the tries of one write.
 #[derive(Debug)]
-pub(crate) struct Attempts(u32);
+pub(crate) struct Attempts {
+    tries: u32,
+    /// Those that ended because a lock did not come free.
+    lock_waits: u32,
+}
 
 impl Attempts {
     pub(crate) const fn new() -> Self {
-        Self(0)
+        Self { tries: 0, lock_waits: 0 }
     }
 
     /// Yields the outcome when it is final; otherwise waits, and the caller tries again.
     pub(crate) async fn settle<T>(&mut self, outcome: Result<T>) -> Option<Result<T>> {
-        self.0 += 1;
+        self.tries += 1;
+        self.lock_waits += u32::from(outcome.as_ref().is_err_and(Error::waited_for_lock));
         match outcome {
-            Err(Error::Contended { operation, source }) if self.0 < MOST => {
-                tracing::debug!(operation, attempt = self.0, error = %source, "collided with another writer");
-                tokio::time::sleep(pause(self.0, random())).await;
+            Err(Error::Contended { operation, source })
+                if self.tries < MOST && self.lock_waits < MOST_LOCK_WAITS =>
+            {
+                tracing::debug!(operation, attempt = self.tries, error = %source, "collided with another writer");
+                tokio::time::sleep(pause(self.tries, random())).await;
                 None
             }
             outcome => Some(outcome),
@@ -29,6 +36,9 @@ impl Attempts {
 
 /// Tries of one write, the first included.
 const MOST: u32 = 8;
+
+/// Tries that may wait for a lock until the database loses patience, which takes seconds each time.
+const MOST_LOCK_WAITS: u32 = 2;
 
 /// Up to 4 ms after the first collision, twice that after each further one: 0.5 s at most in all.
 fn pause(attempt: u32, random: u16) -> Duration {

@@ -4,7 +4,10 @@ use std::time::{Duration, Instant};
 
 use qvd_core::{ErrorKind, TenantId};
 use qvd_db::testkit::{Fixture, Site, TemporaryPostgres, suite};
-use qvd_db::{Backend, Channel, Claimant, Db, Hint};
+use qvd_db::{Backend, Channel, Claimant, Db, Hint, HostLoad, Tls};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -82,10 +85,9 @@ async fn a_wrong_password_is_an_outage_that_names_no_secret() {
     let Some(postgres) = TemporaryPostgres::start().await else { return };
     let right = postgres.over_tcp(&postgres.database().await);
     Db::open(&right).await.unwrap().health().await.unwrap();
-    let Backend::Postgres { host, port, name, user, pool_size, .. } = right else { panic!("it is a server") };
-    let password = "not the password".to_owned().into();
-    let connect_timeout = Duration::from_secs(2);
-    let wrong = Backend::Postgres { host, port, name, user, password, pool_size, connect_timeout };
+    let mut wrong = with_timeout(right, Duration::from_secs(2));
+    let Backend::Postgres { password, .. } = &mut wrong else { panic!("it is a server") };
+    *password = "not the password".to_owned().into();
     assert!(!format!("{wrong:?}").contains("not the password"));
     let refused = Db::open(&wrong).await.unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Unavailable);
@@ -94,11 +96,152 @@ async fn a_wrong_password_is_an_outage_that_names_no_secret() {
     assert!(!told.contains("not the password"), "{told}");
 }
 
-fn with_timeout(backend: Backend, connect_timeout: Duration) -> Backend {
-    match backend {
-        Backend::Postgres { host, port, name, user, password, pool_size, .. } => {
-            Backend::Postgres { host, port, name, user, password, pool_size, connect_timeout }
-        }
-        other => other,
+#[tokio::test]
+async fn a_handle_shows_no_password() {
+    let Some(postgres) = TemporaryPostgres::start().await else { return };
+    let backend = postgres.database().await;
+    let Backend::Postgres { password, .. } = &backend else { panic!("it is a server") };
+    let db = Db::open(&backend).await.unwrap();
+    let subscription = db.subscribe(&[Channel::ConfigChanged]);
+    for shown in [format!("{db:?}"), format!("{db:#?}"), format!("{subscription:?}")] {
+        assert!(!shown.contains(password.expose()), "{shown}");
     }
+}
+
+/// A server that took the connection and says nothing more, as one behind a firewall that forgot it.
+#[tokio::test]
+async fn a_server_that_falls_silent_is_given_up_and_asked_anew() {
+    let Some(postgres) = TemporaryPostgres::start().await else { return };
+    let relay = Relay::before(&postgres.over_tcp(&postgres.database().await)).await;
+    let db = Db::open(&relay.backend).await.unwrap();
+    let world = Fixture::fill(&db).await;
+    let mut subscription = db.subscribe(&[Channel::ConfigChanged]);
+    assert_eq!(timeout(Duration::from_secs(10), subscription.next()).await.unwrap(), Hint::Rescan);
+
+    relay.fall_silent();
+    let began = Instant::now();
+    let (ticked, claimed, blocked) = tokio::join!(
+        tick(&db, &world),
+        db.vms().claim(world.vm, world.host, Claimant::Router),
+        db.hosts().set_blocked(world.host, true),
+    );
+    for kind in [ticked.unwrap_err().kind(), claimed.unwrap_err().kind(), blocked.unwrap_err().kind()] {
+        assert_eq!(kind, ErrorKind::Unavailable);
+    }
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+
+    // Connections of before stay as they are; whoever came back to one would wait for ever.
+    relay.speak_to_new_connections();
+    assert!(tick(&db, &world).await.unwrap().is_updated());
+    db.health().await.unwrap();
+    assert!(db.vms().claim(world.vm, world.host, Claimant::Router).await.unwrap().is_updated());
+}
+
+/// The connections that a process may have are in use; the one that reports for the host is not among them.
+#[tokio::test]
+async fn a_tick_does_not_wait_for_other_work() {
+    let Some(postgres) = TemporaryPostgres::start().await else { return };
+    let mut backend = with_timeout(postgres.database().await, Duration::from_secs(5));
+    let Backend::Postgres { pool_size, .. } = &mut backend else { panic!("it is a server") };
+    *pool_size = 1;
+    let db = Db::open(&backend).await.unwrap();
+    let world = Fixture::fill(&db).await;
+    let held = db.hold_connection().await.unwrap();
+    assert!(tick(&db, &world).await.unwrap().is_updated());
+    assert_eq!(db.health().await.unwrap_err().kind(), ErrorKind::Unavailable, "there is one connection");
+    drop(held);
+    db.health().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_must_be_encrypted_is_not_sent_in_the_clear() {
+    let Some(postgres) = TemporaryPostgres::start().await else { return };
+    let plain = with_timeout(postgres.over_tcp(&postgres.database().await), Duration::from_secs(5));
+    for (tls, served) in [
+        (Tls::Disable, true),
+        (Tls::Prefer, true),
+        (Tls::Require, false),
+        (Tls::VerifyFull { ca: None }, false),
+    ] {
+        let mut backend = plain.clone();
+        let Backend::Postgres { tls: wanted, .. } = &mut backend else { panic!("it is a server") };
+        *wanted = tls.clone();
+        let opened = Db::open(&backend).await;
+        assert_eq!(opened.is_ok(), served, "{tls:?}: {opened:?}");
+        if let Err(error) = opened {
+            assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
+        }
+    }
+}
+
+async fn tick(db: &Db, world: &Fixture) -> qvd_db::Result<qvd_db::Guard<()>> {
+    let (lease, grace) = (Duration::from_secs(60), Duration::from_secs(60));
+    db.hosts().tick(world.host, world.incarnation, lease, grace, HostLoad::default()).await
+}
+
+/// Stands between us and a server, and can stop passing bytes on without closing anything.
+struct Relay {
+    backend: Backend,
+    silent: watch::Sender<u32>,
+    task: JoinHandle<()>,
+}
+
+impl Relay {
+    /// The backend reaches `server` through it, and waits two seconds for an answer.
+    async fn before(server: &Backend) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut backend = with_timeout(server.clone(), Duration::from_secs(5));
+        let Backend::Postgres { port, answer_timeout, .. } = &mut backend else { panic!("it is a server") };
+        let behind = std::mem::replace(port, listener.local_addr().unwrap().port());
+        *answer_timeout = Duration::from_secs(2);
+        let silent = watch::Sender::new(EVERYTHING_PASSES);
+        let state = silent.clone();
+        let task = tokio::spawn(async move {
+            // Dropped with the relay, so that what hangs here ends with the test.
+            let mut passing = JoinSet::new();
+            loop {
+                let (mut near, _) = listener.accept().await.unwrap();
+                let mut state = state.subscribe();
+                let epoch = *state.borrow_and_update();
+                passing.spawn(async move {
+                    if epoch != NOTHING_PASSES {
+                        let mut far = TcpStream::connect(("127.0.0.1", behind)).await.unwrap();
+                        tokio::select! {
+                            _ = tokio::io::copy_bidirectional(&mut near, &mut far) => return,
+                            _ = state.changed() => {}
+                        }
+                        std::future::pending::<()>().await;
+                        drop(far);
+                    }
+                    std::future::pending::<()>().await;
+                    drop(near);
+                });
+            }
+        });
+        Self { backend, silent, task }
+    }
+
+    fn fall_silent(&self) {
+        self.silent.send_replace(NOTHING_PASSES);
+    }
+
+    fn speak_to_new_connections(&self) {
+        self.silent.send_replace(EVERYTHING_PASSES);
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+const EVERYTHING_PASSES: u32 = 0;
+const NOTHING_PASSES: u32 = 1;
+
+fn with_timeout(mut backend: Backend, limit: Duration) -> Backend {
+    if let Backend::Postgres { connect_timeout, .. } = &mut backend {
+        *connect_timeout = limit;
+    }
+    backend
 }

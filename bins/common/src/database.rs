@@ -2,7 +2,7 @@
 
 use qvd_core::config::Config;
 use qvd_core::{ErrorKind, Secret, TenantId};
-use qvd_db::{Backend, Db};
+use qvd_db::{Backend, Db, Keepalive, Tls};
 
 use crate::exit::Failure;
 
@@ -19,6 +19,7 @@ pub fn backend(config: &Config) -> Result<Backend, Failure> {
         )
     };
     let set = |key: &str| config.get(key).filter(|text| !text.is_empty());
+    let count = |key: &str| u32::try_from(config.integer(key)).unwrap_or_default();
     match config.text("database.driver").as_str() {
         "sqlite" => {
             set("database.path").ok_or_else(|| missing("database.path"))?;
@@ -32,8 +33,22 @@ pub fn backend(config: &Config) -> Result<Backend, Failure> {
                 name: config.text("database.name"),
                 user: config.text("database.user"),
                 password: Secret::new(password),
-                pool_size: u32::try_from(config.integer("internal.database.pool.size")).unwrap_or(2).max(2),
+                tls: match config.text("database.tls").as_str() {
+                    "disable" => Tls::Disable,
+                    "require" => Tls::Require,
+                    "verify-full" => {
+                        Tls::VerifyFull { ca: set("database.tls.ca").map(|_| config.path("database.tls.ca")) }
+                    }
+                    _ => Tls::Prefer,
+                },
+                pool_size: count("internal.database.pool.size").max(2),
                 connect_timeout: config.seconds("internal.database.client.connect.timeout"),
+                answer_timeout: config.seconds("internal.database.client.answer.timeout"),
+                keepalive: Keepalive {
+                    idle: config.seconds("internal.database.client.socket.keepidle"),
+                    interval: config.seconds("internal.database.client.socket.keepintvl"),
+                    count: count("internal.database.client.socket.keepcnt"),
+                },
             })
         }
     }

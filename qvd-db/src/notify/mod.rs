@@ -14,15 +14,15 @@ mod postgres;
 mod sqlite;
 
 use std::collections::HashSet;
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use qvd_core::{HostId, VmId};
 use tokio::sync::{broadcast, mpsc};
 use tokio::task::JoinHandle;
 
-use crate::backend::Pools;
+use crate::server::Limits;
 
 /// What can be listened to. The names are those of version 3.5 where it had them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -87,7 +87,7 @@ pub struct Subscription {
     _hub: Arc<Shared>,
     signals: broadcast::Receiver<Signal>,
     wanted: HashSet<Channel>,
-    /// Channels of which the server has not confirmed yet that it listens for us.
+    /// Channels of which it is not confirmed yet that they are listened to for us.
     unconfirmed: HashSet<Channel>,
     only_vm: Option<VmId>,
     rescan: bool,
@@ -158,14 +158,23 @@ struct Shared {
 #[derive(Debug)]
 struct Listener {
     task: JoinHandle<()>,
-    /// Channels to listen on, for PostgreSQL.
-    channels: Option<mpsc::UnboundedSender<Channel>>,
+    /// Channels to listen on.
+    channels: mpsc::UnboundedSender<Channel>,
 }
 
-#[derive(Debug)]
 enum Source {
-    Postgres { options: Box<sqlx::postgres::PgConnectOptions>, connect_timeout: Duration },
+    Postgres { options: Box<sqlx::postgres::PgConnectOptions>, limits: Limits },
     Sqlite { writer: sqlx::SqlitePool, path: Option<PathBuf>, me: sqlite::SocketName },
+}
+
+/// By hand: the driver's options show the password.
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Postgres { .. } => f.debug_struct("Postgres").finish_non_exhaustive(),
+            Self::Sqlite { path, .. } => f.debug_struct("Sqlite").field("path", path).finish_non_exhaustive(),
+        }
+    }
 }
 
 /// What the listening task tells the subscriptions.
@@ -177,20 +186,13 @@ enum Signal {
 }
 
 impl Hub {
-    pub(crate) fn postgres(options: sqlx::postgres::PgConnectOptions, connect_timeout: Duration) -> Self {
-        Self::new(Source::Postgres { options: Box::new(options), connect_timeout })
+    pub(crate) fn postgres(options: sqlx::postgres::PgConnectOptions, limits: Limits) -> Self {
+        Self::new(Source::Postgres { options: Box::new(options), limits })
     }
 
     /// For a file, or for memory when there is no path.
-    pub(crate) fn sqlite(pools: &Pools, path: Option<PathBuf>) -> Self {
-        match pools {
-            Pools::Sqlite { writer, .. } => {
-                Self::new(Source::Sqlite { writer: writer.clone(), path, me: sqlite::SocketName::new() })
-            }
-            Pools::Postgres(pool) => {
-                Self::postgres((*pool.connect_options()).clone(), Duration::from_secs(10))
-            }
-        }
+    pub(crate) fn sqlite(writer: sqlx::SqlitePool, path: Option<PathBuf>) -> Self {
+        Self::new(Source::Sqlite { writer, path, me: sqlite::SocketName::new() })
     }
 
     fn new(source: Source) -> Self {
@@ -236,22 +238,23 @@ impl Shared {
         if listener.as_ref().is_none_or(|l| l.task.is_finished()) {
             *listener = Some(self.start());
         }
-        let Some(Listener { channels: Some(channels), .. }) = &*listener else { return false };
+        let Some(Listener { channels, .. }) = &*listener else { return false };
         wanted.iter().all(|channel| channels.send(*channel).is_ok())
     }
 
     fn start(&self) -> Listener {
         let signals = self.signals.clone();
         match &self.source {
-            Source::Postgres { options, connect_timeout } => {
+            Source::Postgres { options, limits } => {
                 let (channels, asked) = mpsc::unbounded_channel();
-                let task = tokio::spawn(postgres::listen(options.clone(), *connect_timeout, asked, signals));
-                Listener { task, channels: Some(channels) }
+                let task = tokio::spawn(postgres::listen(options.clone(), *limits, asked, signals));
+                Listener { task, channels }
             }
             Source::Sqlite { writer, path, me } => {
+                let (channels, asked) = mpsc::unbounded_channel();
                 let path = path.clone().unwrap_or_default();
-                let task = tokio::spawn(sqlite::listen(writer.clone(), path, me.clone(), signals));
-                Listener { task, channels: None }
+                let task = tokio::spawn(sqlite::listen(writer.clone(), path, me.clone(), asked, signals));
+                Listener { task, channels }
             }
         }
     }

@@ -7,25 +7,26 @@ use tokio::sync::{broadcast, mpsc};
 use tokio::time::{sleep, timeout};
 
 use super::{Channel, Signal};
+use crate::server::Limits;
 
 /// Listens until dropped. Every time the connection was lost and is there again, the subscriptions are told to rescan.
 pub(super) async fn listen(
     options: Box<PgConnectOptions>,
-    connect_timeout: Duration,
+    limits: Limits,
     mut asked: mpsc::UnboundedReceiver<Channel>,
     signals: broadcast::Sender<Signal>,
 ) {
     let mut channels: Vec<Channel> = Vec::new();
     let mut pause = SHORTEST_PAUSE;
     loop {
-        match connect(&options, connect_timeout, &channels).await {
+        match connect(&options, limits, &channels).await {
             Ok(listener) => {
                 pause = SHORTEST_PAUSE;
                 for channel in &channels {
                     let _ = signals.send(Signal::Confirmed(*channel));
                 }
                 let _ = signals.send(Signal::Rescan);
-                match follow(listener, &mut channels, &mut asked, &signals).await {
+                match follow(listener, limits.answer, &mut channels, &mut asked, &signals).await {
                     Ended::HandleDropped => return,
                     Ended::Lost(error) => {
                         tracing::warn!(%error, "lost the connection that listens to the database")
@@ -53,6 +54,7 @@ enum Ended {
 
 async fn follow(
     mut listener: PgListener,
+    answer: Duration,
     channels: &mut Vec<Channel>,
     asked: &mut mpsc::UnboundedReceiver<Channel>,
     signals: &broadcast::Sender<Signal>,
@@ -64,8 +66,10 @@ async fn follow(
                 let Some(channel) = channel else { return Ended::HandleDropped };
                 if !channels.contains(&channel) {
                     remember(channels, channel);
-                    if let Err(error) = listener.listen(&channel.name()).await {
-                        return Ended::Lost(error);
+                    match timeout(answer, listener.listen(&channel.name())).await {
+                        Ok(Ok(())) => {}
+                        Ok(Err(error)) => return Ended::Lost(error),
+                        Err(_) => return Ended::Lost(sqlx::Error::PoolTimedOut),
                     }
                 }
                 let _ = signals.send(Signal::Confirmed(channel));
@@ -81,7 +85,7 @@ async fn follow(
             },
             // A server that vanished without a word is noticed by asking.
             () = sleep(SILENCE) => {
-                let asked = timeout(ANSWER, sqlx::query("select 1").execute(&mut listener)).await;
+                let asked = timeout(answer, sqlx::query("select 1").execute(&mut listener)).await;
                 match asked {
                     Ok(Ok(_)) => {}
                     Ok(Err(error)) => return Ended::Lost(error),
@@ -94,12 +98,12 @@ async fn follow(
 
 async fn connect(
     options: &PgConnectOptions,
-    connect_timeout: Duration,
+    limits: Limits,
     channels: &[Channel],
 ) -> sqlx::Result<PgListener> {
     let pool = PgPoolOptions::new()
         .max_connections(1)
-        .acquire_timeout(connect_timeout)
+        .acquire_timeout(limits.connect)
         .max_lifetime(None)
         .idle_timeout(None)
         .connect_lazy_with(options.clone());
@@ -107,7 +111,8 @@ async fn connect(
     // A silent reconnect would hide what was missed.
     listener.eager_reconnect(false);
     let names: Vec<String> = channels.iter().map(|channel| channel.name()).collect();
-    listener.listen_all(names.iter().map(String::as_str)).await?;
+    let listening = timeout(limits.answer, listener.listen_all(names.iter().map(String::as_str))).await;
+    listening.unwrap_or(Err(sqlx::Error::PoolTimedOut))?;
     Ok(listener)
 }
 
@@ -121,5 +126,3 @@ const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// After so long without a notice the server is asked for a sign of life.
 const SILENCE: Duration = Duration::from_secs(30);
-/// How long that may take.
-const ANSWER: Duration = Duration::from_secs(10);

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use sqlx::SqlitePool;
 use tokio::net::UnixDatagram;
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, mpsc};
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::{Channel, Signal};
@@ -29,11 +29,13 @@ impl SocketName {
     }
 }
 
-/// Listens until dropped.
+/// Listens until dropped. A channel is confirmed once nothing can be missed: the socket is there, and what was written
+/// after the first look at the file is seen by the next.
 pub(super) async fn listen(
     writer: SqlitePool,
     path: PathBuf,
     me: SocketName,
+    mut asked: mpsc::UnboundedReceiver<Channel>,
     signals: broadcast::Sender<Signal>,
 ) {
     let socket = match Socket::bind(&wake_directory(&path), me) {
@@ -49,6 +51,10 @@ pub(super) async fn listen(
     let mut buffer = [0; LONGEST_NOTICE];
     loop {
         tokio::select! {
+            channel = asked.recv(), if seen.is_some() => match channel {
+                Some(channel) => drop(signals.send(Signal::Confirmed(channel))),
+                None => return,
+            },
             received = receive(socket.as_ref(), &mut buffer) => match received {
                 Ok(length) => {
                     let notice = std::str::from_utf8(&buffer[..length]).unwrap_or_default();

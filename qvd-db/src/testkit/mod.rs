@@ -58,6 +58,26 @@ impl Db {
     }
 }
 
+/// A connection that somebody keeps for a long piece of work, until this is dropped.
+pub struct HeldConnection(#[allow(dead_code, reason = "held, not used")] crate::db::Tx);
+
+impl Db {
+    /// Keeps a connection of the pool.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Away`](crate::Error::Away) when there is none left.
+    pub async fn hold_connection(&self) -> Result<HeldConnection> {
+        self.begin().await.map(HeldConnection)
+    }
+}
+
+impl std::fmt::Debug for HeldConnection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("HeldConnection").finish_non_exhaustive()
+    }
+}
+
 /// An empty database in memory.
 ///
 /// # Panics

@@ -16,7 +16,7 @@ use tokio::sync::OnceCell;
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
-use crate::{Backend, Db};
+use crate::{Backend, Db, Keepalive, Tls};
 
 /// A server of its own, in a temporary directory, reached over a unix socket and a free loopback port. It promises
 /// nothing about crashes of the machine (no fsync) and ends when this is dropped.
@@ -147,8 +147,11 @@ impl TemporaryPostgres {
             name: name.to_owned(),
             user: ROLE.to_owned(),
             password: Secret::new(self.password.clone()),
+            tls: Tls::Disable,
             pool_size: 8,
             connect_timeout: Duration::from_secs(10),
+            answer_timeout: Duration::from_secs(30),
+            keepalive: Keepalive::default(),
         }
     }
 
