@@ -83,17 +83,25 @@ pub fn hash(password: &[u8]) -> Result<Secret<String>, HashError> {
 
 /// Compares a password with a stored text. `legacy_salt` is the installation's `l7r.auth.plugin.default.salt`.
 ///
-/// The comparison itself takes the same time wherever the difference is. The empty password is always wrong.
+/// The comparison itself takes the same time wherever the difference is, and as long for a digest or for a text that is
+/// nobody's password as for a hash at today's cost. The empty password is always wrong.
 pub fn verify(stored: &str, password: &[u8], legacy_salt: &[u8]) -> Check {
     if password.is_empty() || password.len() > MAX_LENGTH {
         return Check::Wrong;
     }
-    if stored.starts_with('$') {
-        verify_phc(stored, password)
-    } else if bool::from(legacy_digest(legacy_salt, password).as_bytes().ct_eq(stored.as_bytes())) {
-        Check::Outdated
-    } else {
-        Check::Wrong
+    let hashed = verify_phc(stored, password);
+    if !hashed.is_some_and(|hashed| hashed.is_current) {
+        // A digest is compared in microseconds, a cheaper hash in less than it should take: who measures would learn
+        // which logins were brought along from an older installation. The answer takes at least as long as that for a
+        // login of today, or for none.
+        let _ = verify_phc(DECOY, password);
+    }
+    let legacy = || legacy_digest(legacy_salt, password).as_bytes().ct_eq(stored.as_bytes()).into();
+    match hashed {
+        Some(Hashed { fits: true, is_current: true }) => Check::Right,
+        Some(Hashed { fits: true, is_current: false }) => Check::Outdated,
+        None if legacy() => Check::Outdated,
+        Some(Hashed { fits: false, .. }) | None => Check::Wrong,
     }
 }
 
@@ -107,15 +115,28 @@ pub fn legacy_digest(salt: &[u8], password: &[u8]) -> String {
     STANDARD_NO_PAD.encode(Sha256::new().chain_update(salt).chain_update(password).finalize())
 }
 
-fn verify_phc(stored: &str, password: &[u8]) -> Check {
-    let Ok(parsed) = PasswordHash::new(stored) else { return Check::Wrong };
-    // The parameters of the stored text decide, not those of this verifier.
-    if Argon2::default().verify_password(password, &parsed).is_err() {
-        return Check::Wrong;
+/// What a password is to a text in PHC form.
+#[derive(Clone, Copy)]
+struct Hashed {
+    fits: bool,
+    /// At today's cost.
+    is_current: bool,
+}
+
+/// None when the text is no such hash, which is found without computing one.
+fn verify_phc(stored: &str, password: &[u8]) -> Option<Hashed> {
+    let parsed = PasswordHash::new(stored).ok()?;
+    let algorithm = Algorithm::new(parsed.algorithm).ok()?;
+    let params = Params::try_from(&parsed).ok()?;
+    if parsed.salt.is_none() || parsed.hash.is_none() {
+        return None;
     }
-    let current = parsed.algorithm == Algorithm::default().ident()
-        && Params::try_from(&parsed).is_ok_and(|p| same_cost(&p, &Params::default()));
-    if current { Check::Right } else { Check::Outdated }
+    #[cfg(test)]
+    tests::WORK.with(|work| work.set(work.get() + params.m_cost() * params.t_cost()));
+    // The parameters of the stored text decide, not those of this verifier.
+    let fits = Argon2::default().verify_password(password, &parsed).is_ok();
+    let is_current = algorithm == Algorithm::default() && same_cost(&params, &Params::default());
+    Some(Hashed { fits, is_current })
 }
 
 fn same_cost(a: &Params, b: &Params) -> bool {
@@ -147,6 +168,29 @@ mod tests {
     fn texts_that_are_no_hash_match_nothing() {
         for stored in ["", "$", "$argon2id$", "s3cret", "$6$salt$hash", "*"] {
             assert_eq!(verify(stored, b"s3cret", b""), Check::Wrong, "{stored}");
+        }
+    }
+
+    thread_local! {
+        /// Blocks that were filled for hashes on this thread.
+        pub(super) static WORK: std::cell::Cell<u32> = const { std::cell::Cell::new(0) };
+    }
+
+    fn work(stored: &str) -> u32 {
+        let before = WORK.get();
+        assert_eq!(verify(stored, b"a guess", b"salt"), Check::Wrong, "{stored}");
+        WORK.get() - before
+    }
+
+    #[test]
+    fn a_guess_costs_as_much_for_a_login_that_was_brought_along_as_for_one_of_today() {
+        let cheap =
+            Argon2::new(Algorithm::Argon2id, argon2::Version::V0x13, Params::new(64, 1, 1, None).unwrap());
+        let cheap = cheap.hash_password(b"s3cret").unwrap().to_string();
+        let today = work(hash(b"s3cret").unwrap().expose());
+        assert!(today > 0);
+        for stored in [&legacy_digest(b"salt", b"s3cret")[..], &cheap, "*", "$6$salt$hash", "$argon2id$"] {
+            assert!(work(stored) >= today, "{stored}");
         }
     }
 
