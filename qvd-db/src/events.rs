@@ -4,11 +4,12 @@ use std::time::SystemTime;
 
 use qvd_core::{HostId, VmId};
 
-use crate::db::Db;
+use crate::db::{Db, Tx, transaction};
 use crate::error::Result;
 use crate::row::Row;
 use crate::sql::{Sql, sql};
 use crate::value::params;
+use crate::vms::BlockedBy;
 
 /// Something that happened.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -58,11 +59,7 @@ impl Events<'_> {
     ///
     /// [`Error::Away`](crate::Error::Away); callers go on without.
     pub async fn append(self, event: NewEvent) -> Result<()> {
-        const APPEND: Sql = sql!("write the journal":
-            "insert into events (host_id, vm_id, kind, from_state, to_state, detail)
-             values ($1, $2, $3, $4, $5, $6" AS_JSON ")");
-        let NewEvent { host_id, vm_id, kind, from_state, to_state, detail } = event;
-        self.db.write(&APPEND, params![host_id, vm_id, kind, from_state, to_state, detail]).await.map(drop)
+        transaction!(self.db, |tx| { write(tx, &event).await })
     }
 
     /// The latest events of a virtual machine, latest first.
@@ -98,6 +95,26 @@ impl Events<'_> {
         const PRUNE: Sql = sql!("prune the journal": "delete from events where at < $1 returning id");
         Ok(self.db.write(&PRUNE, params![before]).await?.len() as u64)
     }
+}
+
+impl NewEvent {
+    /// Somebody blocked or unblocked something.
+    pub(crate) fn block(blocked: bool, by: BlockedBy, reason: Option<&str>) -> Self {
+        let kind = if blocked { "blocked" } else { "unblocked" };
+        let detail = serde_json::json!({ "by": by.as_str(), "reason": reason });
+        Self { kind: kind.to_owned(), detail: Some(detail.to_string()), ..Self::default() }
+    }
+}
+
+/// Appends an event in the transaction that does what it tells, so that the journal never tells of what did not happen.
+pub(crate) async fn write(tx: &mut Tx, event: &NewEvent) -> Result<()> {
+    const APPEND: Sql = sql!("write the journal":
+        "insert into events (host_id, vm_id, kind, from_state, to_state, detail)
+         values ($1, $2, $3, $4, $5, $6" AS_JSON ")");
+    let NewEvent { host_id, vm_id, kind, from_state, to_state, detail } = event;
+    let params =
+        params![*host_id, *vm_id, kind, from_state.as_deref(), to_state.as_deref(), detail.as_deref()];
+    tx.rows(&APPEND, params).await.map(drop)
 }
 
 fn event(row: &Row) -> Result<Event> {

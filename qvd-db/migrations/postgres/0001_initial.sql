@@ -224,6 +224,7 @@ create table vm_runtimes (
     fail_count bigint not null default 0,
     last_error text,
     last_error_ts timestamptz,
+    failed_run_id bigint,
     user_state text not null default 'disconnected' check (user_state in ('disconnected', 'connecting', 'connected')),
     user_state_ts timestamptz,
     user_cmd text check (user_cmd in ('abort')),
@@ -267,6 +268,7 @@ create table vm_runtimes (
 create index vm_runtimes_host on vm_runtimes (host_id, vm_state);
 create index vm_runtimes_pending on vm_runtimes (host_id) where vm_cmd is not null;
 create index vm_runtimes_l7r on vm_runtimes (l7r_host_id) where l7r_host_id is not null;
+create index vm_runtimes_current_osf on vm_runtimes (current_osf_id) where current_osf_id is not null;
 create index vm_runtimes_current_di on vm_runtimes (current_di_id) where current_di_id is not null;
 create index vm_runtimes_real_user on vm_runtimes (real_user_id) where real_user_id is not null;
 create index vm_runtimes_soft on vm_runtimes (vm_expiration_soft) where vm_expiration_soft is not null;
@@ -374,6 +376,8 @@ create table sessions (
     expires_at timestamptz not null,
     constraint session_of_one check ((administrator_id is null) <> (user_id is null))
 );
+create index sessions_administrator on sessions (administrator_id) where administrator_id is not null;
+create index sessions_user on sessions (user_id) where user_id is not null;
 create index sessions_expiry on sessions (expires_at);
 
 -- Connect tickets. Only a digest of the token is kept.
@@ -386,6 +390,8 @@ create table user_tokens (
     expires_at timestamptz not null,
     used_at timestamptz
 );
+create index user_tokens_user on user_tokens (user_id);
+create index user_tokens_vm on user_tokens (vm_id) where vm_id is not null;
 create index user_tokens_expiry on user_tokens (expires_at);
 
 -- Names are copied and nothing is referenced, so that a delete does not erase history.

@@ -2,17 +2,27 @@
 
 use std::time::Duration;
 
-use qvd_core::HostId;
 use qvd_core::state::{HostCommand, HostState};
 use qvd_core::units::Mebibytes;
+use qvd_core::{HostId, VmId};
 
 use super::Hosts;
-use crate::db::transaction;
+use crate::db::{Tx, transaction};
 use crate::error::Result;
 use crate::guard::Guard;
+use crate::notify::Channel;
 use crate::row::Row;
 use crate::sql::{Sql, sql};
 use crate::value::params;
+
+/// What became of starts and virtual machines when a host's state was saved.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StateSaved {
+    /// Those whose start was called back.
+    pub cancelled: Vec<VmId>,
+    /// Those that are not stopped and so keep the host from being.
+    pub live: Vec<VmId>,
+}
 
 /// How busy a host is, as its daemon sees it at a tick.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -63,23 +73,62 @@ impl Hosts<'_> {
             vms_starting,
             heavy_free
         ];
-        let rows = self.db.write(&TICK, params).await?;
-        self.outcome(id, rows).await
+        let rows = self.db.write_reserved(&TICK, params).await?;
+        if !rows.is_empty() {
+            return Ok(Guard::Updated(()));
+        }
+        // That the row is not the daemon's is certain now; whose it is may stay unknown.
+        let looked = tokio::time::timeout(SECOND_LOOK, self.outcome(id, rows)).await;
+        Ok(looked.ok().and_then(Result::ok).unwrap_or(Guard::Unchanged(())))
     }
 
-    /// Moves the host's life cycle. `Unchanged`: another daemon has the host, or it counts as lost.
+    /// Moves the host's life cycle. With `stopping` and `stopped`, starts that were ordered here and not accepted yet are
+    /// called back in the same transaction, so that they can be claimed elsewhere.
+    ///
+    /// `Unchanged`: another daemon has the host, or it counts as lost; or, when [`StateSaved::live`] tells so, `stopped`
+    /// was to be saved while virtual machines of the host are not stopped. The host still is the daemon's then.
     ///
     /// # Errors
     ///
     /// [`Error::Away`](crate::Error::Away).
-    pub async fn set_state(self, id: HostId, incarnation: i64, state: HostState) -> Result<Guard<()>> {
+    pub async fn set_state(
+        self,
+        id: HostId,
+        incarnation: i64,
+        state: HostState,
+    ) -> Result<Guard<StateSaved>> {
+        // A claim holds the row shared until its commit: it comes before, and is seen below, or after, and finds the
+        // new state.
+        const LOCK: Sql = sql!("look at the host's row":
+            "select (incarnation = $2 and state <> 'lost') as ours from host_runtimes where host_id = $1" FOR_UPDATE);
+        const LIVE: Sql = sql!("look for VMs of the host":
+            "select vm_id from vm_runtimes where host_id = $1 and vm_state <> 'stopped' order by vm_id");
         const SET: Sql = sql!("save the host's state":
             "update host_runtimes
-             set state = $3, state_ts = case when state = $3 then state_ts else " NOW " end,
-                 pid = case when $3 = 'stopped' then null else pid end, version = version + 1
-             where host_id = $1 and incarnation = $2 and state <> 'lost' returning host_id");
-        let rows = self.db.write(&SET, params![id, incarnation, state]).await?;
-        self.outcome(id, rows).await
+             set state = $2, state_ts = case when state = $2 then state_ts else " NOW " end,
+                 pid = case when $2 = 'stopped' then null else pid end, version = version + 1
+             where host_id = $1 returning host_id");
+        transaction!(self.db, |tx| {
+            let Some(row) = tx.row(&LOCK, params![id, incarnation]).await? else {
+                return Ok(Guard::NotFound);
+            };
+            if !row.get::<bool>("ours")? {
+                return Ok(Guard::Unchanged(StateSaved::default()));
+            }
+            let mut saved = StateSaved::default();
+            if state == HostState::Stopped {
+                let rows = tx.rows(&LIVE, params![id]).await?;
+                saved.live = rows.iter().map(|row| row.get("vm_id")).collect::<Result<_>>()?;
+                if !saved.live.is_empty() {
+                    return Ok(Guard::Unchanged(saved));
+                }
+            }
+            tx.rows(&SET, params![id, state]).await?;
+            if matches!(state, HostState::Stopping | HostState::Stopped) {
+                saved.cancelled = cancel_starts(tx, id).await?;
+            }
+            Ok(Guard::Updated(saved))
+        })
     }
 
     /// Publishes what the host can do: memory, processor capacity in bogomips, drivers that work (preferred first).
@@ -134,31 +183,6 @@ impl Hosts<'_> {
         })
     }
 
-    /// Counts a failed start that was the host's fault; at `block_at` in a row (0: never) the host blocks itself.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Away`](crate::Error::Away).
-    pub async fn record_failure(
-        self,
-        id: HostId,
-        incarnation: i64,
-        text: &str,
-        block_at: u32,
-    ) -> Result<Guard<()>> {
-        const FAILED: Sql = sql!("record a failure of the host":
-            "update host_runtimes
-             set fail_count = fail_count + 1, last_error = $3,
-                 blocked_by = case when not blocked and $4 > 0 and fail_count + 1 >= $4 then 'hkd' else blocked_by end,
-                 blocked_reason = case when not blocked and $4 > 0 and fail_count + 1 >= $4 then $3
-                                       else blocked_reason end,
-                 blocked = blocked or ($4 > 0 and fail_count + 1 >= $4),
-                 version = version + 1
-             where host_id = $1 and incarnation = $2 returning host_id");
-        let rows = self.db.write(&FAILED, params![id, incarnation, text, i64::from(block_at)]).await?;
-        self.outcome(id, rows).await
-    }
-
     /// Forgets the host's failures after a start that went well.
     ///
     /// # Errors
@@ -182,3 +206,21 @@ impl Hosts<'_> {
         Ok(row.map_or(Guard::NotFound, |_| Guard::Unchanged(())))
     }
 }
+
+/// Takes back the starts that wait for a host, and tells those who wait for them.
+async fn cancel_starts(tx: &mut Tx, id: HostId) -> Result<Vec<VmId>> {
+    const CANCEL: Sql = sql!("call back the starts of a host":
+        "update vm_runtimes
+         set vm_cmd = null, vm_cmd_ts = null, vm_cmd_by = null, host_id = null, host_incarnation = null,
+             version = version + 1
+         where host_id = $1 and vm_state = 'stopped' returning vm_id, run_id, vm_state");
+    let mut cancelled = Vec::new();
+    for row in tx.rows(&CANCEL, params![id]).await? {
+        tx.notify(Channel::VmState, crate::vms::state_payload(&row)?);
+        cancelled.push(row.get("vm_id")?);
+    }
+    Ok(cancelled)
+}
+
+/// How long a daemon whose tick found nothing waits to learn why.
+const SECOND_LOOK: Duration = Duration::from_secs(1);

@@ -9,20 +9,22 @@ use std::time::Duration;
 use qvd_core::HostId;
 use qvd_core::balance::HostSnapshot;
 use qvd_core::model::{Host, HostRuntime};
-use qvd_core::state::HostCommand;
+use qvd_core::state::{HostCommand, HostState};
 use qvd_core::units::Mebibytes;
 
-pub use liveness::HostLoad;
+pub use liveness::{HostLoad, StateSaved};
 pub use release::{Released, Seen};
 pub use take_over::{TakeOver, TakenOver};
 
-use crate::db::{Db, transaction};
+use crate::db::{Db, Tx, transaction};
 use crate::error::{Error, Result};
+use crate::events::{self, NewEvent};
 use crate::guard::Guard;
 use crate::notify::Channel;
 use crate::row::Row;
 use crate::sql::{Sql, sql};
 use crate::value::params;
+use crate::vms::BlockedBy;
 
 /// A host to be added.
 #[derive(Clone, Debug)]
@@ -116,18 +118,20 @@ impl Hosts<'_> {
     ///
     /// [`Error::Away`].
     pub async fn set_blocked(self, id: HostId, blocked: bool) -> Result<Guard<()>> {
-        const BLOCK: Sql = sql!("block a host":
-            "update host_runtimes set blocked = true, blocked_by = coalesce(blocked_by, 'admin'), version = version + 1
-             where host_id = $1 returning host_id");
-        const UNBLOCK: Sql = sql!("unblock a host":
-            "update host_runtimes set blocked = false, blocked_by = null, blocked_reason = null, fail_count = 0,
-                    version = version + 1
-             where host_id = $1 returning host_id");
-        let statement = if blocked { &BLOCK } else { &UNBLOCK };
+        transaction!(self.db, |tx| { block_one(tx, id, blocked).await })
+    }
+
+    /// As [`Hosts::set_blocked`] for several hosts, all of them or none. One that is not there is passed over.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Away`].
+    pub async fn set_all_blocked(self, ids: &[HostId], blocked: bool) -> Result<()> {
         transaction!(self.db, |tx| {
-            let Some(_) = tx.row(statement, params![id]).await? else { return Ok(Guard::NotFound) };
-            tx.notify(Channel::HostCommands(id), String::new());
-            Ok(Guard::Updated(()))
+            for id in ids {
+                let _ = block_one(tx, *id, blocked).await?;
+            }
+            Ok(())
         })
     }
 
@@ -152,54 +156,34 @@ impl Hosts<'_> {
     ///
     /// [`Error::InUse`] while virtual machines or sessions are on it, [`Error::Refused`] while it is not stopped.
     pub async fn delete(self, id: HostId) -> Result<Guard<()>> {
-        const LOOK: Sql = sql!("look at a host":
-            "select h.name, r.state,
-                    (select count(*) from vm_runtimes v where v.host_id = h.id) as vms,
-                    (select count(*) from vm_runtimes v where v.l7r_host_id = h.id) as sessions
-             from hosts h join host_runtimes r on r.host_id = h.id where h.id = $1");
-        const DELETE: Sql = sql!("delete a host": "delete from hosts where id = $1");
+        transaction!(self.db, |tx| { delete_one(tx, id).await })
+    }
+
+    /// As [`Hosts::delete`] for several hosts, all of them or none; yields those that were there.
+    ///
+    /// # Errors
+    ///
+    /// As [`Hosts::delete`].
+    pub async fn delete_all(self, ids: &[HostId]) -> Result<Vec<HostId>> {
         transaction!(self.db, |tx| {
-            let Some(row) = tx.row(&LOOK, params![id]).await? else { return Ok(Guard::NotFound) };
-            let subject = format!("host {id} ({})", row.get::<String>("name")?);
-            let (vms, sessions) = (row.get::<i64>("vms")?, row.get::<i64>("sessions")?);
-            if vms > 0 {
-                return Err(Error::InUse { subject, relation: format!("has {vms} VMs assigned") });
+            let mut deleted = Vec::new();
+            for id in ids {
+                if delete_one(tx, *id).await?.is_updated() {
+                    deleted.push(*id);
+                }
             }
-            if sessions > 0 {
-                return Err(Error::InUse { subject, relation: format!("serves {sessions} user sessions") });
-            }
-            let state: qvd_core::state::HostState = row.get("state")?;
-            if !matches!(state, qvd_core::state::HostState::Stopped | qvd_core::state::HostState::Lost) {
-                return Err(Error::refused(format!("{subject} is {state}; stop it first")));
-            }
-            let assigned =
-                || Error::InUse { subject: subject.clone(), relation: "has VMs assigned".to_owned() };
-            tx.rows(&DELETE, params![id]).await.map_err(|e| e.or_referenced(assigned))?;
-            Ok(Guard::Updated(()))
+            Ok(deleted)
         })
     }
 
     /// Hosts on which a virtual machine may be started now: running, meant for it, not blocked, their lease not run
-    /// out, and with the driver, when one is named.
+    /// out, and with the driver, when one is named. A host that did not report `within` this time is left out, whatever
+    /// lease it has: three periods of its ticker tell that it is in trouble long before the lease does.
     ///
     /// # Errors
     ///
     /// [`Error::Away`].
-    pub async fn candidates(self, driver: Option<&str>) -> Result<Vec<HostSnapshot>> {
-        // No lease is that long: the host's own lease decides.
-        self.candidates_reporting_within(driver, Duration::from_secs(365 * 24 * 3600)).await
-    }
-
-    /// As [`Hosts::candidates`], and the host reported within this time (three periods of its ticker).
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Away`].
-    pub async fn candidates_reporting_within(
-        self,
-        driver: Option<&str>,
-        within: Duration,
-    ) -> Result<Vec<HostSnapshot>> {
+    pub async fn candidates(self, driver: Option<&str>, within: Duration) -> Result<Vec<HostSnapshot>> {
         const CANDIDATES: Sql = sql!("list hosts for a VM":
             "select h.id, h.name, h.hypervisors, r.usable_ram_mib, r.usable_cpu,
                     (select count(*) from vm_runtimes v where v.host_id = h.id) as vms
@@ -228,6 +212,56 @@ impl Hosts<'_> {
         }
         Ok(hosts)
     }
+}
+
+async fn block_one(tx: &mut Tx, id: HostId, blocked: bool) -> Result<Guard<()>> {
+    const LOCK: Sql = sql!("look at the host's row":
+        "select blocked from host_runtimes where host_id = $1" FOR_UPDATE);
+    const BLOCK: Sql = sql!("block a host":
+        "update host_runtimes set blocked = true, blocked_by = coalesce(blocked_by, 'admin'), version = version + 1
+         where host_id = $1");
+    const UNBLOCK: Sql = sql!("unblock a host":
+        "update host_runtimes set blocked = false, blocked_by = null, blocked_reason = null, fail_count = 0,
+                version = version + 1
+         where host_id = $1");
+    let Some(row) = tx.row(&LOCK, params![id]).await? else { return Ok(Guard::NotFound) };
+    tx.rows(if blocked { &BLOCK } else { &UNBLOCK }, params![id]).await?;
+    if row.get::<bool>("blocked")? != blocked {
+        let event = NewEvent { host_id: Some(id), ..NewEvent::block(blocked, BlockedBy::Admin, None) };
+        events::write(tx, &event).await?;
+    }
+    tx.notify(Channel::HostCommands(id), String::new());
+    Ok(Guard::Updated(()))
+}
+
+async fn delete_one(tx: &mut Tx, id: HostId) -> Result<Guard<()>> {
+    // Locked against a daemon that takes the host over and a claim that chooses it.
+    const LOCK: Sql =
+        sql!("look at the host's row": "select state from host_runtimes where host_id = $1" FOR_UPDATE);
+    const LOOK: Sql = sql!("look at a host":
+        "select h.name,
+                (select count(*) from vm_runtimes v where v.host_id = h.id) as vms,
+                (select count(*) from vm_runtimes v where v.l7r_host_id = h.id) as sessions
+         from hosts h where h.id = $1");
+    const DELETE: Sql = sql!("delete a host": "delete from hosts where id = $1");
+    let Some(locked) = tx.row(&LOCK, params![id]).await? else { return Ok(Guard::NotFound) };
+    let row = only(tx.rows(&LOOK, params![id]).await?)?;
+    let subject = format!("host {id} ({})", row.get::<String>("name")?);
+    let (vms, sessions) = (row.get::<i64>("vms")?, row.get::<i64>("sessions")?);
+    if vms > 0 {
+        return Err(Error::InUse { subject, relation: format!("has {vms} VMs assigned") });
+    }
+    if sessions > 0 {
+        return Err(Error::InUse { subject, relation: format!("serves {sessions} user sessions") });
+    }
+    let state: HostState = locked.get("state")?;
+    if !matches!(state, HostState::Stopped | HostState::Lost) {
+        return Err(Error::refused(format!("{subject} is {state}; stop it first")));
+    }
+    // A session through it may have begun in between.
+    let assigned = || Error::InUse { subject: subject.clone(), relation: "serves user sessions".to_owned() };
+    tx.rows(&DELETE, params![id]).await.map_err(|e| e.or_referenced(assigned))?;
+    Ok(Guard::Updated(()))
 }
 
 /// The row of a statement that always yields one.

@@ -5,11 +5,13 @@
 
 use std::time::SystemTime;
 
+use qvd_core::state::HostState;
 use qvd_core::{HostId, VmId};
 
 use super::Hosts;
 use crate::db::transaction;
 use crate::error::Result;
+use crate::events::{self, NewEvent};
 use crate::guard::Guard;
 use crate::notify::Channel;
 use crate::sql::{Sql, sql};
@@ -44,8 +46,17 @@ impl Hosts<'_> {
             "update host_runtimes set state = 'lost', state_ts = " NOW ", version = version + 1
              where host_id = $1 and incarnation = $2 and ok_ts = $3 and lease_until < " NOW "
                and state in ('starting', 'running', 'stopping') returning host_id");
-        let rows = self.db.write(&LOST, params![id, seen.incarnation, seen.ok_ts]).await?;
-        if !rows.is_empty() {
+        let written = transaction!(self.db, |tx| {
+            let row = tx.row(&LOST, params![id, seen.incarnation, seen.ok_ts]).await?;
+            if row.is_some() {
+                let to_state = Some(HostState::Lost.as_str().to_owned());
+                let event =
+                    NewEvent { host_id: Some(id), kind: "state".to_owned(), to_state, ..NewEvent::default() };
+                events::write(tx, &event).await?;
+            }
+            Ok(row)
+        })?;
+        if written.is_some() {
             return Ok(Guard::Updated(()));
         }
         Ok(self.load(id).await?.map_or(Guard::NotFound, |_| Guard::Unchanged(())))

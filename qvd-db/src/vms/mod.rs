@@ -29,10 +29,11 @@ pub use launch::LaunchRow;
 pub use orders::Claimant;
 pub use overview::VmOverview;
 pub(crate) use rows::{runtime, state_payload, vm};
-pub use run::{Expiring, Pending};
+pub use run::{Charged, Expiring, Pending};
 
 use crate::db::{Db, Tx, transaction};
 use crate::error::{Error, Result};
+use crate::events::{self, NewEvent};
 use crate::guard::Guard;
 use crate::notify::Channel;
 use crate::row::Row;
@@ -143,22 +144,21 @@ impl Vms<'_> {
         by: BlockedBy,
         reason: Option<&str>,
     ) -> Result<Guard<()>> {
-        const BLOCK: Sql = sql!("block a VM":
-            "update vm_runtimes set blocked = true, blocked_by = $2, blocked_reason = $3, version = version + 1
-             where vm_id = $1 returning vm_id, run_id, vm_state");
-        const UNBLOCK: Sql = sql!("unblock a VM":
-            "update vm_runtimes set blocked = false, blocked_by = null, blocked_reason = null, fail_count = 0,
-                    version = version + 1
-             where vm_id = $1 returning vm_id, run_id, vm_state");
+        transaction!(self.db, |tx| { block_one(tx, id, blocked, by, reason).await })
+    }
+
+    /// As [`Vms::set_blocked`] by an administrator for several virtual machines, all of them or none. One that is not
+    /// there is passed over.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Away`].
+    pub async fn set_all_blocked(self, ids: &[VmId], blocked: bool) -> Result<()> {
         transaction!(self.db, |tx| {
-            let row = if blocked {
-                tx.row(&BLOCK, params![id, by.as_str(), reason]).await?
-            } else {
-                tx.row(&UNBLOCK, params![id]).await?
-            };
-            let Some(row) = row else { return Ok(Guard::NotFound) };
-            tx.notify(Channel::VmState, state_payload(&row)?);
-            Ok(Guard::Updated(()))
+            for id in ids {
+                let _ = block_one(tx, *id, blocked, BlockedBy::Admin, None).await?;
+            }
+            Ok(())
         })
     }
 
@@ -189,6 +189,36 @@ impl Vms<'_> {
         }
         Ok(self.runtime(id).await?.map_or(Guard::NotFound, Guard::Unchanged))
     }
+}
+
+async fn block_one(
+    tx: &mut Tx,
+    id: VmId,
+    blocked: bool,
+    by: BlockedBy,
+    reason: Option<&str>,
+) -> Result<Guard<()>> {
+    const LOCK: Sql = sql!("look at a VM":
+        "select vm_id, run_id, vm_state, blocked from vm_runtimes where vm_id = $1" FOR_UPDATE);
+    const BLOCK: Sql = sql!("block a VM":
+        "update vm_runtimes set blocked = true, blocked_by = $2, blocked_reason = $3, version = version + 1
+         where vm_id = $1");
+    const UNBLOCK: Sql = sql!("unblock a VM":
+        "update vm_runtimes set blocked = false, blocked_by = null, blocked_reason = null, fail_count = 0,
+                version = version + 1
+         where vm_id = $1");
+    let Some(row) = tx.row(&LOCK, params![id]).await? else { return Ok(Guard::NotFound) };
+    if blocked {
+        tx.rows(&BLOCK, params![id, by.as_str(), reason]).await?;
+    } else {
+        tx.rows(&UNBLOCK, params![id]).await?;
+    }
+    if row.get::<bool>("blocked")? != blocked {
+        let event = NewEvent { vm_id: Some(id), ..NewEvent::block(blocked, by, reason) };
+        events::write(tx, &event).await?;
+    }
+    tx.notify(Channel::VmState, state_payload(&row)?);
+    Ok(Guard::Updated(()))
 }
 
 /// Writes the rows of a new virtual machine.

@@ -9,11 +9,13 @@ use qvd_core::model::VmRuntime;
 use qvd_core::state::{VmCommand, VmPhase, VmState};
 use qvd_core::{DiId, HostId, RunId, VmId};
 
-use super::{Vms, runtime, state_payload};
+use super::{BlockedBy, Vms, runtime, state_payload};
 use crate::db::transaction;
 use crate::error::{Error, Result};
+use crate::events::{self, NewEvent};
 use crate::guard::Guard;
 use crate::notify::Channel;
+use crate::row::Row;
 use crate::sql::{Sql, sql};
 use crate::value::{Value, params};
 
@@ -26,6 +28,25 @@ pub struct Pending {
     pub run_id: RunId,
     /// What is wanted.
     pub command: VmCommand,
+}
+
+/// Whom a failure counts against.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Charged {
+    /// Nobody: it is only told.
+    Nobody,
+    /// The virtual machine.
+    Vm {
+        /// Failures in a row that block it; 0: never.
+        block_at: u32,
+    },
+    /// The host.
+    Host {
+        /// The incarnation of its daemon.
+        incarnation: i64,
+        /// Failures in a row that block it; 0: never.
+        block_at: u32,
+    },
 }
 
 /// A running virtual machine with a limit.
@@ -90,7 +111,8 @@ impl Vms<'_> {
                  vm_cmd_ts = null, vm_cmd_by = null, version = version + 1
              where vm_id = $1 and host_id = $2 and host_incarnation = $3 and vm_cmd = 'start' and vm_state = 'stopped'
              returning " RUNTIME);
-        self.guarded(id, &ACCEPT, params![id, host, incarnation]).await
+        let accepted = self.moved(&ACCEPT, params![id, host, incarnation]).await?;
+        self.outcome(id, accepted).await
     }
 
     /// Accepts a stop: the command is gone, the state moves when the daemon says so.
@@ -132,7 +154,8 @@ impl Vms<'_> {
         if phase.is_some_and(|phase| phase.state() != state) {
             return Err(Error::invalid(format!("the phase does not belong to the state {state}")));
         }
-        Ok(self.guarded(id, &SET, params![id, host, run, state, phase]).await?.map(drop))
+        let moved = self.moved(&SET, params![id, host, run, state, phase]).await?;
+        Ok(self.settled(id, moved.is_some()).await)
     }
 
     /// Nothing of the run is left: the row becomes idle and free for the next claim. A session to it is told to end.
@@ -152,16 +175,15 @@ impl Vms<'_> {
                  user_cmd_ts = case when user_state = 'disconnected' then null else " NOW " end,
                  version = version + 1
              where vm_id = $1 and host_id = $2 and run_id = $3 returning " RUNTIME);
-        let written = transaction!(self.db, |tx| {
-            let Some(row) = tx.row(&CLEAR, params![id, host, run]).await? else { return Ok(None) };
-            let cleared = runtime(&row)?;
+        let cleared = transaction!(self.db, |tx| {
+            let Some(row) = tx.row(&CLEAR, params![id, host, run]).await? else { return Ok(false) };
             tx.notify(Channel::VmState, state_payload(&row)?);
-            if let Some(router) = cleared.l7r_host_id {
+            if let Some(router) = runtime(&row)?.l7r_host_id {
                 tx.notify(Channel::UserCommands(router), String::new());
             }
-            Ok(Some(cleared))
+            Ok(true)
         })?;
-        Ok(self.outcome(id, written).await?.map(drop))
+        Ok(self.settled(id, cleared).await)
     }
 
     /// Records the image a run was found to use; a start resolves its tag with [`Vms::pin_image`].
@@ -223,8 +245,9 @@ impl Vms<'_> {
         self.simple(id, &OK, params![id, host, run]).await
     }
 
-    /// Records why a run failed, before the row is cleared. One that counts against the virtual machine blocks it at
-    /// `block_at` in a row (0: never).
+    /// Records why a run failed, before the row is cleared, and counts it against whom it is charged to: the virtual
+    /// machine, or the host that its daemon serves. A run counts once, however often this is repeated; at the given
+    /// number of failures in a row (0: never) what they count against is blocked, which the journal tells.
     ///
     /// # Errors
     ///
@@ -235,20 +258,71 @@ impl Vms<'_> {
         host: HostId,
         run: RunId,
         text: &str,
-        counts: bool,
-        block_at: u32,
+        charged: Charged,
     ) -> Result<Guard<()>> {
-        const FAILED: Sql = sql!("record a failure of the VM":
+        const LOCK_HOST: Sql = sql!("look at the host's row":
+            "select fail_count, blocked from host_runtimes where host_id = $1 and incarnation = $2" FOR_UPDATE);
+        const LOCK: Sql = sql!("look at a VM":
+            "select fail_count, blocked, (failed_run_id is not null and failed_run_id = run_id) as counted
+             from vm_runtimes where vm_id = $1 and host_id = $2 and run_id = $3" FOR_UPDATE);
+        const TELL: Sql = sql!("record a failure of the VM":
             "update vm_runtimes
-             set last_error = $4, last_error_ts = " NOW ", fail_count = case when $5 then fail_count + 1 else fail_count end,
-                 blocked_by = case when not blocked and $5 and $6 > 0 and fail_count + 1 >= $6 then 'hkd'
-                                   else blocked_by end,
-                 blocked_reason = case when not blocked and $5 and $6 > 0 and fail_count + 1 >= $6 then $4
-                                       else blocked_reason end,
-                 blocked = blocked or ($5 and $6 > 0 and fail_count + 1 >= $6),
+             set last_error = $2, last_error_ts = " NOW ", failed_run_id = case when $3 then run_id else failed_run_id end,
                  version = version + 1
-             where vm_id = $1 and host_id = $2 and run_id = $3 returning vm_id");
-        self.simple(id, &FAILED, params![id, host, run, text, counts, i64::from(block_at)]).await
+             where vm_id = $1");
+        const COUNT: Sql = sql!("count a failure of the VM":
+            "update vm_runtimes
+             set fail_count = fail_count + 1, blocked = blocked or $2,
+                 blocked_by = case when $2 then 'hkd' else blocked_by end,
+                 blocked_reason = case when $2 then $3 else blocked_reason end
+             where vm_id = $1");
+        const COUNT_HOST: Sql = sql!("count a failure of the host":
+            "update host_runtimes
+             set fail_count = fail_count + 1, last_error = $3, blocked = blocked or $2,
+                 blocked_by = case when $2 then 'hkd' else blocked_by end,
+                 blocked_reason = case when $2 then $3 else blocked_reason end, version = version + 1
+             where host_id = $1");
+        let written = transaction!(self.db, |tx| {
+            // The host first, as a take-over does it.
+            let of_host = match charged {
+                Charged::Host { incarnation, .. } => {
+                    let Some(row) = tx.row(&LOCK_HOST, params![host, incarnation]).await? else {
+                        return Ok(false);
+                    };
+                    Some(row)
+                }
+                Charged::Nobody | Charged::Vm { .. } => None,
+            };
+            let Some(of_vm) = tx.row(&LOCK, params![id, host, run]).await? else { return Ok(false) };
+            let counts = charged != Charged::Nobody;
+            tx.rows(&TELL, params![id, text, counts]).await?;
+            if of_vm.get::<bool>("counted")? {
+                return Ok(true);
+            }
+            match charged {
+                Charged::Nobody => {}
+                Charged::Vm { block_at } => {
+                    let blocks = reached(&of_vm, block_at)?;
+                    tx.rows(&COUNT, params![id, blocks, text]).await?;
+                    if blocks {
+                        let event = NewEvent::block(true, BlockedBy::Hkd, Some(text));
+                        events::write(tx, &NewEvent { host_id: Some(host), vm_id: Some(id), ..event })
+                            .await?;
+                    }
+                }
+                Charged::Host { block_at, .. } => {
+                    let blocks = of_host.as_ref().map_or(Ok(false), |row| reached(row, block_at))?;
+                    tx.rows(&COUNT_HOST, params![host, blocks, text]).await?;
+                    if blocks {
+                        let event = NewEvent::block(true, BlockedBy::Hkd, Some(text));
+                        events::write(tx, &NewEvent { host_id: Some(host), ..event }).await?;
+                        tx.notify(Channel::HostCommands(host), String::new());
+                    }
+                }
+            }
+            Ok(true)
+        })?;
+        Ok(self.settled(id, written).await)
     }
 
     /// Forgets the failures after a start that went well.
@@ -303,20 +377,36 @@ impl Vms<'_> {
     }
 
     /// A write that moves the state, told to those who wait.
-    async fn guarded(self, id: VmId, sql: &Sql, params: Vec<Value>) -> Result<Guard<VmRuntime>> {
-        let written = transaction!(self.db, |tx| {
+    async fn moved(self, sql: &Sql, params: Vec<Value>) -> Result<Option<VmRuntime>> {
+        transaction!(self.db, |tx| {
             let Some(row) = tx.row(sql, params.clone()).await? else { return Ok(None) };
             tx.notify(Channel::VmState, state_payload(&row)?);
             runtime(&row).map(Some)
-        })?;
-        self.outcome(id, written).await
+        })
     }
 
     /// A write of one statement that nobody waits for.
     async fn simple(self, id: VmId, sql: &Sql, params: Vec<Value>) -> Result<Guard<()>> {
-        if !self.db.write(sql, params).await?.is_empty() {
-            return Ok(Guard::Updated(()));
-        }
-        Ok(self.runtime(id).await?.map_or(Guard::NotFound, |_| Guard::Unchanged(())))
+        let written = !self.db.write(sql, params).await?.is_empty();
+        Ok(self.settled(id, written).await)
     }
+
+    /// What became of a write whose database answered. That the row is not the daemon's any more is certain then, and
+    /// must not become an error, after which it would be tried again: when the row cannot be looked at, it counts as
+    /// another's.
+    async fn settled(self, id: VmId, written: bool) -> Guard<()> {
+        if written {
+            return Guard::Updated(());
+        }
+        match self.runtime(id).await {
+            Ok(None) => Guard::NotFound,
+            Ok(Some(_)) | Err(_) => Guard::Unchanged(()),
+        }
+    }
+}
+
+/// Whether one failure more blocks what a row tells of.
+fn reached(row: &Row, block_at: u32) -> Result<bool> {
+    let failures: u32 = row.get("fail_count")?;
+    Ok(!row.get::<bool>("blocked")? && block_at > 0 && failures.saturating_add(1) >= block_at)
 }

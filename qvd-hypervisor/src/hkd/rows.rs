@@ -11,7 +11,7 @@ use futures_util::future::BoxFuture;
 use qvd_core::error::chain;
 use qvd_core::hypervisor::Endpoint;
 use qvd_core::{RunId, VmId};
-use qvd_db::Guard;
+use qvd_db::{Charged, Guard};
 
 use super::failure::{Charge, judge};
 use super::node::{Node, while_away};
@@ -108,12 +108,14 @@ async fn attempt(
             let limit = |key: &str| u32::try_from(config.integer(key)).unwrap_or(0);
             let charge = judge(failure, *failed_start);
             tracing::warn!(%vm, %run, ?charge, error = %text, "vm failure");
-            if charge == Charge::Host {
-                let block_at = limit("hkd.host.failures.max");
-                let _ = hosts.record_failure(host, node.incarnation, &text, block_at).await?;
-            }
-            let block_at = limit("hkd.vm.failures.max");
-            vms.record_failure(vm, host, run, &text, charge == Charge::Vm, block_at).await
+            let charged = match charge {
+                Charge::Vm => Charged::Vm { block_at: limit("hkd.vm.failures.max") },
+                Charge::Host => {
+                    Charged::Host { incarnation: node.incarnation, block_at: limit("hkd.host.failures.max") }
+                }
+                Charge::Nobody => Charged::Nobody,
+            };
+            vms.record_failure(vm, host, run, &text, charged).await
         }
         Write::Success => {
             let _ = hosts.record_success(host, node.incarnation).await?;

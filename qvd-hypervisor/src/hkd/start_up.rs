@@ -8,7 +8,7 @@ use qvd_core::config::Config;
 use qvd_core::error::chain;
 use qvd_core::state::HostState;
 use qvd_core::{HostId, TenantId};
-use qvd_db::{Db, Guard, HostLoad, TakeOver};
+use qvd_db::{Db, Guard, HostLoad, StateSaved, TakeOver};
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
@@ -106,10 +106,20 @@ pub(crate) async fn publish(node: &Node) -> Result<()> {
     ours(published.await, "publish this host's capacity")
 }
 
-/// Writes the host's state.
+/// Writes the host's state; `stopped` only once no virtual machine of it is anything else.
 pub(crate) async fn save_state(node: &Node, state: HostState) -> Result<()> {
-    let saved = while_away(|| async { node.db.hosts().set_state(node.host, node.incarnation, state).await });
-    ours(saved.await, "save this host's state")
+    loop {
+        let saved =
+            while_away(|| async { node.db.hosts().set_state(node.host, node.incarnation, state).await })
+                .await;
+        match saved {
+            Ok(Guard::Unchanged(StateSaved { live, .. })) if !live.is_empty() => {
+                tracing::warn!(vms = ?live, "VMs of this host are not stopped, so it is not either");
+                tokio::time::sleep(STILL_LIVE).await;
+            }
+            saved => return ours(saved.map(|guard| guard.map(drop)), "save this host's state"),
+        }
+    }
 }
 
 /// How busy the host is, for a tick.
@@ -128,6 +138,9 @@ fn ours(written: std::result::Result<Guard<()>, qvd_db::Error>, operation: &'sta
         Err(source) => Err(Error::Database { operation, source }),
     }
 }
+
+/// Before `stopped` is tried again.
+const STILL_LIVE: Duration = Duration::from_secs(1);
 
 /// How long the check of one driver may take.
 const CHECK: Duration = Duration::from_secs(20);
