@@ -249,8 +249,8 @@ impl Images<'_> {
         Ok(if rows.is_empty() { Guard::NotFound } else { Guard::Updated(()) })
     }
 
-    /// Deletes an image that nothing runs from. Its `default` and `head` go to the latest other image of the flavour;
-    /// the file stays.
+    /// Deletes an image that nothing runs from. Its `default` and `head` go to the latest other image of the flavour
+    /// that is not blocked, or the latest at all; the file stays.
     ///
     /// # Errors
     ///
@@ -258,8 +258,9 @@ impl Images<'_> {
     pub async fn delete(self, id: DiId) -> Result<Guard<()>> {
         const LOOK: Sql = sql!("look at a DI":
             "select osf_id, (select count(*) from vm_runtimes where current_di_id = $1) as runs from dis where id = $1");
+        // One that is blocked only when there is no other: its tag would name nothing to start from.
         const HEIR: Sql = sql!("find the latest DI":
-            "select id from dis where osf_id = $1 and id <> $2 and state = 'ready' order by id desc limit 1");
+            "select id from dis where osf_id = $1 and id <> $2 and state = 'ready' order by blocked, id desc limit 1");
         const HELD: Sql = sql!("look at the tags of a DI":
             "select tag from di_tags where di_id = $1 and tag in ('default', 'head') and not fixed");
         const DELETE: Sql = sql!("delete a DI": "delete from dis where id = $1");

@@ -84,7 +84,8 @@ pub(super) async fn give_if_free(tx: &mut Tx, osf: OsfId, di: DiId, tag: &str) -
     tx.rows(&GIVE, params![osf, di, tag]).await.map(drop)
 }
 
-/// Sets limits for everything that runs with this tag.
+/// Sets limits for everything that runs with this tag. What starts and has no image yet will get the new one: a start
+/// resolves its tag and records the image in one write.
 pub(super) async fn expire_runs_of(
     tx: &mut Tx,
     osf: OsfId,
@@ -95,7 +96,8 @@ pub(super) async fn expire_runs_of(
         "update vm_runtimes
          set vm_expiration_soft = coalesce($3, vm_expiration_soft),
              vm_expiration_hard = coalesce($4, vm_expiration_hard), expire_alerted_at = null, version = version + 1
-         where vm_state <> 'stopped' and vm_id in (select id from vms where osf_id = $1 and di_tag = $2)
+         where vm_state <> 'stopped' and current_di_id is not null
+           and vm_id in (select id from vms where osf_id = $1 and di_tag = $2)
          returning host_id");
     if (soft, hard) == (None, None) {
         return Ok(0);

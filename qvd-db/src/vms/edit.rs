@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use qvd_core::state::VmState;
+use qvd_core::state::{UserState, VmCommand, VmState};
 use qvd_core::{DiId, HostId, OsfId, UserId, VmId};
 
 use super::{Vms, canonical_ip};
@@ -34,9 +34,9 @@ pub struct VmChanges {
     pub di_tag: Option<String>,
     /// Address; the inner none takes it away.
     pub ip: Option<Option<String>>,
-    /// Owner; stopped machines only.
+    /// Owner; only of a machine that is stopped, not about to start, and to which nobody is connected.
     pub user_id: Option<UserId>,
-    /// Flavour; stopped machines only.
+    /// Flavour; as the owner.
     pub osf_id: Option<OsfId>,
     /// When the user is asked to leave.
     pub soft: LimitChange,
@@ -50,7 +50,7 @@ impl Vms<'_> {
     /// # Errors
     ///
     /// [`Error::Duplicate`] of `VM name` or `VM address`; [`Error::Refused`] when the owner or flavour of one that is
-    /// not stopped is to change; [`Error::Missing`] user or flavour; [`Error::Invalid`].
+    /// in use is to change; [`Error::Missing`] user or flavour; [`Error::Invalid`].
     pub async fn edit(self, ids: &[VmId], changes: &VmChanges) -> Result<u64> {
         transaction!(self.db, |tx| {
             let mut changed = 0;
@@ -64,7 +64,11 @@ impl Vms<'_> {
 
 /// Whether the machine is there.
 async fn edit_one(tx: &mut Tx, id: VmId, changes: &VmChanges) -> Result<bool> {
-    const LOCK: Sql = sql!("look at a VM": "select vm_state from vm_runtimes where vm_id = $1" FOR_UPDATE);
+    // The flavour before the machine, as a change of tag does it: while limits are set, its tags stay what they are.
+    const LOCK_OSF: Sql = sql!("look at the VM's OSF":
+        "select id from osfs where id = (select osf_id from vms where id = $1) or id = $2 order by id" FOR_SHARE);
+    const LOCK: Sql = sql!("look at a VM":
+        "select vm_state, vm_cmd, user_state from vm_runtimes where vm_id = $1" FOR_UPDATE);
     const EDIT: Sql = sql!("change a VM":
         "update vms
          set name = coalesce($2, name), di_tag = coalesce($3, di_tag),
@@ -72,11 +76,25 @@ async fn edit_one(tx: &mut Tx, id: VmId, changes: &VmChanges) -> Result<bool> {
              user_id = coalesce($6, user_id), osf_id = coalesce($7, osf_id),
              updated_at = " NOW ", version = version + 1
          where id = $1 and deleted_at is null returning id");
+    let VmChanges { name, di_tag, ip, user_id, osf_id, .. } = changes;
+    let limits = (changes.soft, changes.hard) != (LimitChange::Keep, LimitChange::Keep);
+    if limits {
+        tx.rows(&LOCK_OSF, params![id, *osf_id]).await?;
+    }
     let Some(row) = tx.row(&LOCK, params![id]).await? else { return Ok(false) };
     let state: VmState = row.get("vm_state")?;
-    let VmChanges { name, di_tag, ip, user_id, osf_id, .. } = changes;
-    if state != VmState::Stopped && (user_id.is_some() || osf_id.is_some()) {
-        return Err(Error::refused(format!("VM {id} is {state}; stop it to change its owner or OSF")));
+    if user_id.is_some() || osf_id.is_some() {
+        if state != VmState::Stopped {
+            return Err(Error::refused(format!("VM {id} is {state}; stop it to change its owner or OSF")));
+        }
+        if row.find::<VmCommand>("vm_cmd")?.is_some() {
+            let reason = format!("VM {id} is about to start; stop it to change its owner or OSF");
+            return Err(Error::refused(reason));
+        }
+        if row.get::<UserState>("user_state")? != UserState::Disconnected {
+            let reason = format!("a user is connected to VM {id}; disconnect it to change its owner or OSF");
+            return Err(Error::refused(reason));
+        }
     }
     let address = ip.as_ref().and_then(Option::as_deref).map(canonical_ip).transpose()?;
     let params =
@@ -90,7 +108,7 @@ async fn edit_one(tx: &mut Tx, id: VmId, changes: &VmChanges) -> Result<bool> {
     if edited.is_empty() {
         return Ok(false);
     }
-    if (changes.soft, changes.hard) != (LimitChange::Keep, LimitChange::Keep) {
+    if limits {
         change_limits(tx, id, state, changes).await?;
     }
     Ok(true)
