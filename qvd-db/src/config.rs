@@ -2,9 +2,10 @@
 
 use qvd_core::{Secret, TenantId};
 
-use crate::db::{Db, transaction};
+use crate::db::{Db, Tx, transaction};
 use crate::error::Result;
 use crate::notify::Channel;
+use crate::row::Row;
 use crate::sql::{Sql, sql};
 use crate::value::params;
 
@@ -107,20 +108,31 @@ impl ConfigRows<'_> {
     ///
     /// [`Error::Away`](crate::Error::Away).
     pub async fn ssl(self) -> Result<SslMaterial> {
-        const LOAD: Sql = sql!("load the certificates": "select key, value from ssl_configs");
-        let mut material = SslMaterial::default();
-        for row in self.db.read(&LOAD, params![]).await? {
-            let value: String = row.get("value")?;
-            match row.get::<String>("key")?.as_str() {
-                CERT => material.cert = Some(value),
-                KEY => material.key = Some(Secret::new(value)),
-                CA => material.ca = Some(value),
-                CRL => material.crl = Some(value),
-                // Another version's; not ours to judge.
-                _ => {}
+        material(self.db.read(&LOAD_SSL, params![]).await?)
+    }
+
+    /// Stores these certificates, unless there is one already: what an administrator stored, or another router made at
+    /// the same moment, stays. Yields what is stored then.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Away`](crate::Error::Away).
+    pub async fn set_ssl_if_absent(self, made: &SslMaterial) -> Result<SslMaterial> {
+        // Whoever inserts the first of the two decides; the other writer waits for it and then finds a row.
+        const FIRST: Sql = sql!("store the first certificate":
+            "insert into ssl_configs (key, value)
+             select $1, $2 where not exists (select 1 from ssl_configs where key in ('l7r.ssl.cert', 'l7r.ssl.key'))
+             on conflict (key) do nothing returning key");
+        transaction!(self.db, |tx| {
+            let first = match &made.cert {
+                Some(cert) => tx.row(&FIRST, params![CERT, cert]).await?.is_some(),
+                None => false,
+            };
+            if first {
+                write_ssl(tx, made).await?;
             }
-        }
-        Ok(material)
+            material(tx.rows(&LOAD_SSL, params![]).await?)
+        })
     }
 
     /// Replaces the certificates of the router (what is none is deleted) and tells everybody.
@@ -129,27 +141,47 @@ impl ConfigRows<'_> {
     ///
     /// [`Error::Away`](crate::Error::Away).
     pub async fn set_ssl(self, material: &SslMaterial) -> Result<()> {
-        const SET: Sql = sql!("store a certificate":
-            "insert into ssl_configs (key, value) values ($1, $2)
-             on conflict (key) do update set value = excluded.value, updated_at = " NOW);
-        const DELETE: Sql = sql!("delete a certificate": "delete from ssl_configs where key = $1");
-        let texts = [
-            (CERT, material.cert.as_ref()),
-            (KEY, material.key.as_ref().map(Secret::expose)),
-            (CA, material.ca.as_ref()),
-            (CRL, material.crl.as_ref()),
-        ];
-        transaction!(self.db, |tx| {
-            for (key, text) in texts {
-                match text {
-                    Some(text) => tx.rows(&SET, params![key, text]).await?,
-                    None => tx.rows(&DELETE, params![key]).await?,
-                };
-            }
-            tx.notify(Channel::ConfigChanged, String::new());
-            Ok(())
-        })
+        transaction!(self.db, |tx| { write_ssl(tx, material).await })
     }
+}
+
+const LOAD_SSL: Sql = sql!("load the certificates": "select key, value from ssl_configs");
+
+fn material(rows: Vec<Row>) -> Result<SslMaterial> {
+    let mut material = SslMaterial::default();
+    for row in rows {
+        let value: String = row.get("value")?;
+        match row.get::<String>("key")?.as_str() {
+            CERT => material.cert = Some(value),
+            KEY => material.key = Some(Secret::new(value)),
+            CA => material.ca = Some(value),
+            CRL => material.crl = Some(value),
+            // Another version's; not ours to judge.
+            _ => {}
+        }
+    }
+    Ok(material)
+}
+
+async fn write_ssl(tx: &mut Tx, material: &SslMaterial) -> Result<()> {
+    const SET: Sql = sql!("store a certificate":
+        "insert into ssl_configs (key, value) values ($1, $2)
+         on conflict (key) do update set value = excluded.value, updated_at = " NOW);
+    const DELETE: Sql = sql!("delete a certificate": "delete from ssl_configs where key = $1");
+    let texts = [
+        (CERT, material.cert.as_ref()),
+        (KEY, material.key.as_ref().map(Secret::expose)),
+        (CA, material.ca.as_ref()),
+        (CRL, material.crl.as_ref()),
+    ];
+    for (key, text) in texts {
+        match text {
+            Some(text) => tx.rows(&SET, params![key, text]).await?,
+            None => tx.rows(&DELETE, params![key]).await?,
+        };
+    }
+    tx.notify(Channel::ConfigChanged, String::new());
+    Ok(())
 }
 
 const CERT: &str = "l7r.ssl.cert";

@@ -25,14 +25,18 @@ pub(crate) async fn load_or_make(db: &Db, node: &str, config: &Config) -> Result
         key: Some(made.key.clone()),
         ..SslMaterial::default()
     };
-    db.config()
-        .set_ssl(&stored)
+    // Another router may do the same at this moment, or an administrator store a better one; what is stored is what
+    // everybody uses.
+    let stored = db
+        .config()
+        .set_ssl_if_absent(&stored)
         .await
         .map_err(|source| Error::Database { operation: "store the certificate that was made", source })?;
-    // Another router may have done the same at this moment; what is stored is what everybody uses.
-    let material = load(db).await?.unwrap_or(made);
-    let tls = Tls::new(&material, config)?;
-    tracing::info!(fingerprint = %tls.fingerprint(), "made a self-signed certificate");
+    let is_ours = stored.cert.as_ref() == Some(&made.certificate);
+    let tls = Tls::new(&complete(stored)?.unwrap_or(made), config)?;
+    if is_ours {
+        tracing::info!(fingerprint = %tls.fingerprint(), "made a self-signed certificate");
+    }
     Ok(tls)
 }
 
@@ -56,6 +60,11 @@ async fn load(db: &Db) -> Result<Option<Material>> {
         .ssl()
         .await
         .map_err(|source| Error::Database { operation: "load the certificate", source })?;
+    complete(stored)
+}
+
+/// None when nothing is stored.
+fn complete(stored: SslMaterial) -> Result<Option<Material>> {
     match (stored.cert, stored.key) {
         (Some(certificate), Some(key)) => {
             Ok(Some(Material { certificate, key, ca: stored.ca, crl: stored.crl }))

@@ -98,30 +98,42 @@ async fn clear_up_behind_the_dead(shared: &Shared, host: HostId) -> Result<(), q
 
 async fn follow_config(shared: &Shared, tls: Option<&Tls>) {
     let mut hints = shared.db.subscribe(&[Channel::ConfigChanged]);
+    let mut seen = None;
+    let mut pause = CONFIG_POLL;
     loop {
-        hints.next().await;
+        woken_or_after(Some(&mut hints), pause).await;
         let rows = match shared.db.config().load(TenantId::DEFAULT).await {
             Ok(rows) => rows,
             Err(error) => {
                 tracing::warn!("configuration not read: {}", chain(&error));
+                // What changed would otherwise wait for the next change.
+                pause = shared.config().seconds("internal.hkd.agent.config.delay");
                 continue;
             }
         };
-        let before = shared.config();
-        let (config, problems) = before.with_database(rows);
-        for problem in &problems {
-            tracing::error!(%problem, "configuration: the previous value stays");
+        pause = CONFIG_POLL;
+        if seen.as_ref() != Some(&rows) {
+            take_config(shared, rows.clone());
+            seen = Some(rows);
         }
-        for key in AT_START {
-            if before.get(key) != config.get(key) {
-                tracing::warn!("restart needed for {key}");
-            }
-        }
-        shared.set_config(config.clone());
         if let Some(tls) = tls {
-            certificate::follow(&shared.db, tls, &config).await;
+            certificate::follow(&shared.db, tls, &shared.config()).await;
         }
     }
+}
+
+fn take_config(shared: &Shared, rows: Vec<(String, String)>) {
+    let before = shared.config();
+    let (config, problems) = before.with_database(rows);
+    for problem in &problems {
+        tracing::error!(%problem, "configuration: the previous value stays");
+    }
+    for key in AT_START {
+        if before.get(key) != config.get(key) {
+            tracing::warn!("restart needed for {key}");
+        }
+    }
+    shared.set_config(config);
 }
 
 /// The node's id, once it is registered.
@@ -140,6 +152,9 @@ async fn woken_or_after(hints: Option<&mut Subscription>, limit: Duration) {
         None => tokio::time::sleep(limit).await,
     }
 }
+
+/// How long a change of configuration waits at most whose hint was missed.
+const CONFIG_POLL: Duration = Duration::from_secs(60);
 
 /// How often rows are given back and dead routers looked for.
 const CLEAR_UP: Duration = Duration::from_secs(1);
