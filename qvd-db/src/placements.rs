@@ -2,6 +2,7 @@
 
 use std::time::SystemTime;
 
+use qvd_core::balance::HostSnapshot;
 use qvd_core::{HostId, VmId};
 
 use crate::db::{Db, transaction};
@@ -56,6 +57,22 @@ impl Placements<'_> {
         })
     }
 
+    /// Records what a balancer was asked and answered, and which host took the virtual machine.
+    ///
+    /// # Errors
+    ///
+    /// As [`Placements::record`].
+    pub async fn record_choice(
+        self,
+        vm: VmId,
+        plugin: &str,
+        hosts: &[HostSnapshot],
+        ranked: &[HostId],
+        chosen: Option<HostId>,
+    ) -> Result<()> {
+        self.record(vm, plugin, &inputs(hosts, ranked), chosen).await
+    }
+
     /// The latest decisions about a virtual machine, latest first.
     ///
     /// # Errors
@@ -78,4 +95,19 @@ impl Placements<'_> {
             })
             .collect()
     }
+}
+
+/// The snapshot as the balancer saw it, and its order. Properties are left out: they are long, and can be looked up.
+fn inputs(hosts: &[HostSnapshot], ranked: &[HostId]) -> String {
+    let hosts: Vec<_> = hosts
+        .iter()
+        .map(|host| {
+            serde_json::json!({
+                "id": host.id.get(), "name": host.name, "usable_ram_mib": host.usable_ram_mib,
+                "usable_cpu": host.usable_cpu, "vms": host.vms,
+            })
+        })
+        .collect();
+    let ranked: Vec<i64> = ranked.iter().map(|id| id.get()).collect();
+    serde_json::json!({ "hosts": hosts, "ranked": ranked }).to_string()
 }

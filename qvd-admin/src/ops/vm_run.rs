@@ -119,11 +119,18 @@ impl Admin {
             return Ok(Err(reason));
         }
         let vm = VmSnapshot::new(row.id(), self.db.properties().merged_for_vm(row.runtime()).await?);
-        let hosts = self.db.hosts().candidates(row.hypervisor()).await?;
-        let mut random = || (self.random)();
-        for host in self.balancer.rank(&vm, &hosts, &mut random) {
+        let within = 3 * self.config.seconds("internal.hkd.agent.ticker.delay");
+        let hosts = self.db.hosts().candidates(row.hypervisor(), within).await?;
+        let ranked = self.balancer.rank(&vm, &hosts, &mut || (self.random)());
+        for &host in &ranked {
             match self.db.vms().claim(vm.id, host, Claimant::Admin).await? {
-                Guard::Updated(_) => return Ok(Ok(())),
+                Guard::Updated(_) => {
+                    // The start is ordered, whether or not it can be written down why there.
+                    let name = self.balancer.name();
+                    let _ =
+                        self.db.placements().record_choice(vm.id, name, &hosts, &ranked, Some(host)).await;
+                    return Ok(Ok(()));
+                }
                 Guard::NotFound => return Ok(Err(DELETED.to_owned())),
                 // Either the machine moved, or the host is no longer fit and the next may be.
                 Guard::Unchanged(now) => {
