@@ -3,7 +3,7 @@
 use qvd_core::model::{Properties, VmRuntime};
 use qvd_core::{DiId, HostId, OsfId, UserId, VmId};
 
-use crate::db::Db;
+use crate::db::{Db, transaction};
 use crate::error::{Error, Result};
 use crate::guard::Guard;
 use crate::sql::{Sql, sql};
@@ -42,6 +42,7 @@ struct Table {
     load: Sql,
     set: Sql,
     delete: Sql,
+    clear: Sql,
 }
 
 macro_rules! table {
@@ -53,6 +54,7 @@ macro_rules! table {
                  on conflict (" $owner ", key) do update set value = excluded.value"),
             delete: sql!("delete a property":
                 "delete from " $table " where " $owner " = $1 and key = $2 returning key"),
+            clear: sql!("delete properties": "delete from " $table " where " $owner " = $1 returning key"),
         }
     };
 }
@@ -105,9 +107,24 @@ impl PropertyTables<'_> {
     pub async fn set(self, owner: Owner, key: &str, value: &str) -> Result<()> {
         let (table, id) = owner.table();
         let written = self.db.write(&table.set, params![id, key, value]).await;
-        written.map(drop).map_err(|e| {
-            e.or_referenced(|| Error::missing(owner.subject()))
-                .or_invalid("a property has a key of 1 to 1024 and a value of at most 32768 characters")
+        written.map(drop).map_err(|e| refine(e, owner))
+    }
+
+    /// Sets each of these properties on each owner, all or none.
+    ///
+    /// # Errors
+    ///
+    /// As [`PropertyTables::set`].
+    pub async fn set_all(self, owners: &[Owner], pairs: &Properties) -> Result<()> {
+        transaction!(self.db, |tx| {
+            for owner in owners {
+                let (table, id) = owner.table();
+                for (key, value) in pairs {
+                    let written = tx.rows(&table.set, params![id, key, value]).await;
+                    written.map_err(|e| refine(e, *owner))?;
+                }
+            }
+            Ok(())
         })
     }
 
@@ -120,6 +137,27 @@ impl PropertyTables<'_> {
         let (table, id) = owner.table();
         let rows = self.db.write(&table.delete, params![id, key]).await?;
         Ok(if rows.is_empty() { Guard::NotFound } else { Guard::Updated(()) })
+    }
+
+    /// Deletes these properties of each owner, all of an owner's when no key is given; tells how many there were.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Away`].
+    pub async fn delete_all(self, owners: &[Owner], keys: &[String]) -> Result<u64> {
+        transaction!(self.db, |tx| {
+            let mut deleted = 0;
+            for owner in owners {
+                let (table, id) = owner.table();
+                if keys.is_empty() {
+                    deleted += tx.rows(&table.clear, params![id]).await?.len() as u64;
+                }
+                for key in keys {
+                    deleted += tx.rows(&table.delete, params![id, key]).await?.len() as u64;
+                }
+            }
+            Ok(deleted)
+        })
     }
 
     /// What a virtual machine's agent is told: flavour, then the image it runs from, then its owner, then the
@@ -139,4 +177,10 @@ impl PropertyTables<'_> {
         let rows = self.db.read(&MERGED, params![runtime.vm_id, runtime.current_di_id]).await?;
         rows.iter().map(|row| Ok((row.get("key")?, row.get("value")?))).collect()
     }
+}
+
+fn refine(error: Error, owner: Owner) -> Error {
+    error
+        .or_referenced(|| Error::missing(owner.subject()))
+        .or_invalid("a property has a key of 1 to 1024 and a value of at most 32768 characters")
 }

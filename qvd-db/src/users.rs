@@ -3,7 +3,7 @@
 use qvd_core::model::User;
 use qvd_core::{Secret, TenantId, UserId};
 
-use crate::db::{Db, transaction};
+use crate::db::{Db, Tx, transaction};
 use crate::error::{Error, Result};
 use crate::guard::Guard;
 use crate::hosts::only;
@@ -110,20 +110,23 @@ impl Users<'_> {
     ///
     /// [`Error::InUse`], with the number of virtual machines.
     pub async fn delete(self, id: UserId) -> Result<Guard<()>> {
-        const LOOK: Sql = sql!("look at a user":
-            "select login, (select count(*) from vms where user_id = users.id) as vms from users where id = $1");
-        const DELETE: Sql = sql!("delete a user": "delete from users where id = $1");
+        transaction!(self.db, |tx| { delete_one(tx, id).await })
+    }
+
+    /// As [`Users::delete`] for several users, all of them or none; yields those that were there.
+    ///
+    /// # Errors
+    ///
+    /// As [`Users::delete`].
+    pub async fn delete_all(self, ids: &[UserId]) -> Result<Vec<UserId>> {
         transaction!(self.db, |tx| {
-            let Some(row) = tx.row(&LOOK, params![id]).await? else { return Ok(Guard::NotFound) };
-            let subject = format!("user {id} ({})", row.get::<String>("login")?);
-            let vms: i64 = row.get("vms")?;
-            if vms > 0 {
-                return Err(Error::InUse { subject, relation: format!("owns {vms} VMs") });
+            let mut deleted = Vec::new();
+            for id in ids {
+                if delete_one(tx, *id).await?.is_updated() {
+                    deleted.push(*id);
+                }
             }
-            // A virtual machine may have come in between.
-            let owner = || Error::InUse { subject: subject.clone(), relation: "owns VMs".to_owned() };
-            tx.rows(&DELETE, params![id]).await.map_err(|e| e.or_referenced(owner))?;
-            Ok(Guard::Updated(()))
+            Ok(deleted)
         })
     }
 
@@ -133,6 +136,22 @@ impl Users<'_> {
         }
         Ok(self.load(id).await?.map_or(Guard::NotFound, |_| Guard::Unchanged(())))
     }
+}
+
+async fn delete_one(tx: &mut Tx, id: UserId) -> Result<Guard<()>> {
+    const LOOK: Sql = sql!("look at a user":
+        "select login, (select count(*) from vms where user_id = users.id) as vms from users where id = $1");
+    const DELETE: Sql = sql!("delete a user": "delete from users where id = $1");
+    let Some(row) = tx.row(&LOOK, params![id]).await? else { return Ok(Guard::NotFound) };
+    let subject = format!("user {id} ({})", row.get::<String>("login")?);
+    let vms: i64 = row.get("vms")?;
+    if vms > 0 {
+        return Err(Error::InUse { subject, relation: format!("owns {vms} VMs") });
+    }
+    // A virtual machine may have come in between.
+    let owner = || Error::InUse { subject: subject.clone(), relation: "owns VMs".to_owned() };
+    tx.rows(&DELETE, params![id]).await.map_err(|e| e.or_referenced(owner))?;
+    Ok(Guard::Updated(()))
 }
 
 fn user(row: &Row) -> Result<User> {

@@ -89,17 +89,14 @@ impl Admin {
         self.select(rows.collect(), filter).await
     }
 
-    /// Blocks or unblocks hosts: a blocked host takes no new work, open sessions go on.
+    /// Blocks or unblocks hosts, all or none of them: a blocked host takes no new work, open sessions go on.
     ///
     /// # Errors
     ///
     /// The database's.
     pub async fn block_hosts(&self, hosts: &[Found<HostRow>], blocked: bool) -> Result<()> {
-        for host in hosts {
-            // A host that is gone by now needs no flag.
-            let _ = self.db.hosts().set_blocked(host.row.host.id, blocked).await?;
-        }
-        Ok(())
+        let ids: Vec<HostId> = hosts.iter().map(|host| host.row.host.id).collect();
+        Ok(self.db.hosts().set_all_blocked(&ids, blocked).await?)
     }
 
     /// Deletes hosts, all or none of them.
@@ -119,13 +116,9 @@ impl Admin {
                 return Err(Error::InvalidState(format!("host {id} ({name}) is {state}; stop it first")));
             }
         }
-        let mut outcome = Outcome::default();
-        for host in hosts {
-            if self.db.hosts().delete(host.row.host.id).await?.is_updated() {
-                outcome.done.push(host.row.host.id);
-            }
-        }
-        Ok(outcome)
+        let ids: Vec<HostId> = hosts.iter().map(|host| host.row.host.id).collect();
+        let done = self.db.hosts().delete_all(&ids).await?;
+        Ok(Outcome { done, ..Outcome::default() })
     }
 
     /// The counters of hosts.

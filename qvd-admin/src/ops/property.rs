@@ -65,12 +65,7 @@ impl Admin {
                 return Err(Error::Invalid { field: None, message });
             }
         }
-        for owner in owners {
-            for (key, value) in pairs {
-                self.db.properties().set(*owner, key, value).await?;
-            }
-        }
-        Ok(())
+        Ok(self.db.properties().set_all(owners, pairs).await?)
     }
 
     /// Deletes these properties of each object; all of them when no key is given.
@@ -79,13 +74,8 @@ impl Admin {
     ///
     /// The database's.
     pub async fn delete_properties(&self, owners: &[Owner], keys: &[String]) -> Result<()> {
-        for owner in owners {
-            let present = self.properties(*owner).await?;
-            for key in present.keys().filter(|key| keys.is_empty() || keys.contains(key)) {
-                // Gone already is as good as deleted.
-                let _ = self.db.properties().delete(*owner, key).await?;
-            }
-        }
+        // Gone already is as good as deleted.
+        self.db.properties().delete_all(owners, keys).await?;
         Ok(())
     }
 }

@@ -81,13 +81,9 @@ impl Admin {
                 return Err(Error::InUse(text));
             }
         }
-        let mut outcome = Outcome::default();
-        for user in users {
-            if self.db.users().delete(user.row.user.id).await?.is_updated() {
-                outcome.done.push(user.row.user.id);
-            }
-        }
-        Ok(outcome)
+        let ids: Vec<UserId> = users.iter().map(|user| user.row.user.id).collect();
+        let done = self.db.users().delete_all(&ids).await?;
+        Ok(Outcome { done, ..Outcome::default() })
     }
 
     pub(super) fn normal_login(&self, typed: &str) -> String {

@@ -3,7 +3,7 @@
 use qvd_core::VmId;
 use qvd_core::model::{DiskImage, VmRuntime};
 use qvd_core::state::{UserState, VmState};
-use qvd_db::{BlockedBy, Guard, VmCounts};
+use qvd_db::{Guard, VmCounts};
 
 use super::rows::{Found, VmRow};
 use super::{Admin, Outcome};
@@ -67,11 +67,8 @@ impl Admin {
     ///
     /// The database's.
     pub async fn block_vms(&self, vms: &[Found<VmRow>], blocked: bool) -> Result<()> {
-        for vm in vms {
-            // One that is gone by now needs no flag.
-            let _ = self.db.vms().set_blocked(vm.row.id(), blocked, BlockedBy::Admin, None).await?;
-        }
-        Ok(())
+        let ids: Vec<VmId> = vms.iter().map(|vm| vm.row.id()).collect();
+        Ok(self.db.vms().set_all_blocked(&ids, blocked).await?)
     }
 
     /// Deletes virtual machines that are stopped; others are left alone. Their disks stay.
