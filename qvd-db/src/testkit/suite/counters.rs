@@ -5,7 +5,9 @@ use std::time::{Duration, SystemTime};
 use qvd_core::HostId;
 
 use super::case_list;
+use crate::sql::{Sql, sql};
 use crate::testkit::{Fixture, Site};
+use crate::value::params;
 use crate::{HostCounter, NewEvent, VmCounter};
 
 case_list![
@@ -58,6 +60,10 @@ async fn the_journal_is_read_backwards_and_pruned_by_age(site: Site) {
     assert!(events.of_vm(world.vm, 10).await.unwrap().is_empty());
 }
 
+const FILL: Sql = sql!("make many placements":
+    "with recursive n (i) as (select 1 union all select i + 1 from n where i < 1500)
+     insert into placement_decisions (vm_id, plugin, inputs) select $1, 'older', '{}'" AS_JSON " from n");
+
 async fn placement_decisions_are_kept_in_a_ring(site: Site) {
     let world = Fixture::fill(&site.db).await;
     let placements = site.db.placements();
@@ -67,4 +73,13 @@ async fn placement_decisions_are_kept_in_a_ring(site: Site) {
     let chosen: Vec<_> = read.iter().map(|p| p.host_id).collect();
     assert_eq!(chosen, [None, Some(world.host)]);
     assert!(read[0].inputs.contains('2'));
+    // The ring holds a thousand, whoever they are about.
+    site.db.write(&FILL, params![world.vm]).await.unwrap();
+    let hosts = site.db.hosts().candidates(None, Duration::from_secs(45)).await.unwrap();
+    let ranked = [world.host];
+    placements.record_choice(world.vm, "default", &hosts, &ranked, Some(world.host)).await.unwrap();
+    let read = placements.of_vm(world.vm, 5000).await.unwrap();
+    assert_eq!((read.len(), read[0].host_id), (1000, Some(world.host)));
+    assert!(read[0].inputs.contains("\"n1\""), "{}", read[0].inputs);
+    assert_eq!(read.iter().filter(|placement| placement.plugin == "default").count(), 1, "the oldest went");
 }

@@ -3,16 +3,17 @@
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use qvd_core::ErrorKind;
-use qvd_core::state::{UserState, VmCommand, VmState};
+use qvd_core::state::{HostState, UserState, VmCommand, VmState};
+use qvd_core::units::Mebibytes;
 
 use super::case_list;
 use crate::sql::{Sql, sql};
 use crate::testkit::{Fixture, Site};
 use crate::value::params;
-use crate::{Claimant, Expirations};
+use crate::{Charged, Claimant, Expirations, HostLoad, Seen, SslMaterial, VmChanges};
 
 case_list![
     a_claim_cut_anywhere_is_whole_or_nothing,
@@ -20,6 +21,15 @@ case_list![
     a_published_image_cut_anywhere_has_all_tags_or_none,
     a_cleared_row_cut_anywhere_is_idle_or_untouched,
     a_session_cut_anywhere_is_owned_or_free,
+    a_shutdown_cut_anywhere_calls_back_all_starts_or_none,
+    a_release_cut_anywhere_frees_vms_and_sessions_together,
+    a_dead_router_cut_anywhere_loses_all_sessions_or_none,
+    a_tag_cut_anywhere_moves_with_its_limits,
+    a_deleted_image_cut_anywhere_has_an_heir_or_its_tags,
+    an_edit_cut_anywhere_changes_all_vms_or_none,
+    certificates_cut_anywhere_fit_their_keys,
+    a_capacity_cut_anywhere_comes_with_its_drivers,
+    a_failure_cut_anywhere_is_told_counted_and_journalled_together,
     a_transaction_without_commit_leaves_nothing,
     a_begin_cut_anywhere_leaves_no_transaction_open,
     a_connection_that_dies_takes_its_transaction_with_it,
@@ -152,6 +162,173 @@ async fn a_session_cut_anywhere_is_owned_or_free(site: Site) {
         }
     }
     panic!("acquiring never ended");
+}
+
+/// Runs the block with ever more polls until it says that the write has happened.
+macro_rules! cut_anywhere {
+    (|$polls:ident| $body:block) => {{
+        let mut happened = false;
+        for $polls in 0..MANY {
+            happened = $body;
+            if happened {
+                break;
+            }
+        }
+        assert!(happened, "it never ended");
+    }};
+}
+
+async fn a_shutdown_cut_anywhere_calls_back_all_starts_or_none(site: Site) {
+    let world = Fixture::fill(&site.db).await;
+    let other = site.db.vms().add(Fixture::vm("ana-2", world.user, world.osf)).await.unwrap();
+    for vm in [world.vm, other] {
+        assert!(site.db.vms().claim(vm, world.host, Claimant::Router).await.unwrap().is_updated());
+    }
+    cut_anywhere!(|polls| {
+        let stopping = site.db.hosts().set_state(world.host, world.incarnation, HostState::Stopping);
+        let ended = cut(stopping, polls).await;
+        let state = site.db.hosts().load(world.host).await.unwrap().unwrap().runtime.state;
+        let waiting = site.db.vms().of_host(world.host).await.unwrap().len();
+        let happened = state == HostState::Stopping;
+        assert_eq!((waiting, happened || !ended), (if happened { 0 } else { 2 }, true));
+        happened
+    });
+}
+
+async fn a_release_cut_anywhere_frees_vms_and_sessions_together(site: Site) {
+    let world = Fixture::fill(&site.db).await;
+    world.run().await;
+    let elsewhere = site.db.vms().add(Fixture::vm("ana-2", world.user, world.osf)).await.unwrap();
+    assert!(site.db.sessions().acquire(elsewhere, world.session(1)).await.unwrap().is_updated());
+    let hosts = site.db.hosts();
+    let none = Duration::ZERO;
+    let tick = hosts.tick(world.host, world.incarnation, none, none, HostLoad::default()).await.unwrap();
+    assert!(tick.is_updated());
+    let ok_ts = hosts.load(world.host).await.unwrap().unwrap().runtime.ok_ts.unwrap();
+    let seen = Seen { incarnation: world.incarnation, ok_ts };
+    assert!(hosts.mark_lost(world.host, seen).await.unwrap().is_updated());
+    cut_anywhere!(|polls| {
+        let ended = cut(hosts.release(world.host, seen), polls).await;
+        let row = site.db.vms().runtime(world.vm).await.unwrap().unwrap();
+        let session = site.db.vms().runtime(elsewhere).await.unwrap().unwrap().session_id;
+        let happened = row.vm_state == VmState::Stopped;
+        assert_eq!((session.is_none(), row.host_id.is_none()), (happened, happened));
+        assert!(happened || !ended);
+        happened
+    });
+}
+
+async fn a_dead_router_cut_anywhere_loses_all_sessions_or_none(site: Site) {
+    let world = Fixture::fill(&site.db).await;
+    let other = site.db.vms().add(Fixture::vm("ana-2", world.user, world.osf)).await.unwrap();
+    let instance = world.session(1).l7r_instance;
+    for (number, vm) in [(1, world.vm), (2, other)] {
+        assert!(site.db.sessions().acquire(vm, world.session(number)).await.unwrap().is_updated());
+    }
+    cut_anywhere!(|polls| {
+        let ended = cut(site.db.sessions().release_instance(world.host, instance), polls).await;
+        let mut left = 0;
+        for vm in [world.vm, other] {
+            left += u32::from(site.db.vms().runtime(vm).await.unwrap().unwrap().session_id.is_some());
+        }
+        assert!(left == 2 && !ended || left == 0, "{left} sessions are left");
+        left == 0
+    });
+}
+
+async fn a_tag_cut_anywhere_moves_with_its_limits(site: Site) {
+    let world = Fixture::fill(&site.db).await;
+    let images = site.db.images();
+    let newer = images.add(Fixture::image(world.osf, Some("v2"))).await.unwrap().id;
+    let run = world.run().await;
+    assert!(site.db.vms().pin_image(world.vm, world.host, run).await.unwrap().is_updated());
+    let soon = SystemTime::UNIX_EPOCH + Duration::from_secs(2_000_000_000);
+    let limits = Expirations { soft: Some(soon), hard: None };
+    cut_anywhere!(|polls| {
+        let ended = cut(images.tag(newer, "default", limits), polls).await;
+        let moved = images.resolve(world.osf, "default").await.unwrap().unwrap().id == newer;
+        let limit = site.db.vms().overview(world.vm).await.unwrap().unwrap().expires_soft;
+        assert_eq!(limit, moved.then_some(soon));
+        assert!(moved || !ended);
+        moved
+    });
+}
+
+async fn a_deleted_image_cut_anywhere_has_an_heir_or_its_tags(site: Site) {
+    let world = Fixture::fill(&site.db).await;
+    let images = site.db.images();
+    let heir = images.add(Fixture::image(world.osf, Some("v2"))).await.unwrap().id;
+    cut_anywhere!(|polls| {
+        let ended = cut(images.delete(world.di), polls).await;
+        let gone = images.load(world.di).await.unwrap().is_none();
+        let holder = images.resolve(world.osf, "default").await.unwrap().unwrap().id;
+        assert_eq!(holder, if gone { heir } else { world.di });
+        assert!(gone || !ended);
+        gone
+    });
+}
+
+async fn an_edit_cut_anywhere_changes_all_vms_or_none(site: Site) {
+    let world = Fixture::fill(&site.db).await;
+    let other = site.db.vms().add(Fixture::vm("ana-2", world.user, world.osf)).await.unwrap();
+    let vms = [world.vm, other];
+    let changes = VmChanges { di_tag: Some("head".to_owned()), ..VmChanges::default() };
+    cut_anywhere!(|polls| {
+        let ended = cut(site.db.vms().edit(&vms, &changes), polls).await;
+        let mut changed = 0;
+        for vm in vms {
+            changed += u32::from(site.db.vms().load(vm).await.unwrap().unwrap().0.di_tag == "head");
+        }
+        assert!(changed == 0 && !ended || changed == 2, "{changed} VMs changed");
+        changed == 2
+    });
+}
+
+async fn certificates_cut_anywhere_fit_their_keys(site: Site) {
+    let named = |name: &str| SslMaterial {
+        cert: Some(format!("certificate {name}")),
+        key: Some(qvd_core::Secret::new(format!("key {name}"))),
+        ca: None,
+        crl: (name == "one").then(|| "crl".to_owned()),
+    };
+    let (one, two) = (named("one"), named("two"));
+    site.db.config().set_ssl(&one).await.unwrap();
+    cut_anywhere!(|polls| {
+        let ended = cut(site.db.config().set_ssl(&two), polls).await;
+        let stored = site.db.config().ssl().await.unwrap();
+        assert!(stored == one && !ended || stored == two, "{stored:?}");
+        stored == two
+    });
+}
+
+async fn a_capacity_cut_anywhere_comes_with_its_drivers(site: Site) {
+    let world = Fixture::fill(&site.db).await;
+    let drivers = ["process".to_owned()];
+    cut_anywhere!(|polls| {
+        let ram = Mebibytes(4096);
+        let publishing = site.db.hosts().publish_capacity(world.host, world.incarnation, ram, 1.0, &drivers);
+        let ended = cut(publishing, polls).await;
+        let host = site.db.hosts().load(world.host).await.unwrap().unwrap();
+        assert_eq!(host.runtime.usable_ram.is_some(), !host.hypervisors.is_empty());
+        assert!(host.runtime.usable_ram.is_some() || !ended);
+        host.runtime.usable_ram.is_some()
+    });
+}
+
+async fn a_failure_cut_anywhere_is_told_counted_and_journalled_together(site: Site) {
+    let world = Fixture::fill(&site.db).await;
+    let run = world.run().await;
+    let charged = Charged::Host { incarnation: world.incarnation, block_at: 1 };
+    cut_anywhere!(|polls| {
+        let failing = site.db.vms().record_failure(world.vm, world.host, run, "disk full", charged);
+        let ended = cut(failing, polls).await;
+        let told = site.db.vms().runtime(world.vm).await.unwrap().unwrap().last_error.is_some();
+        let blocked = site.db.hosts().load(world.host).await.unwrap().unwrap().runtime.blocked;
+        let journalled = !site.db.events().of_host(world.host, 1).await.unwrap().is_empty();
+        assert_eq!((blocked, journalled), (told, told));
+        assert!(told || !ended);
+        told
+    });
 }
 
 async fn a_transaction_without_commit_leaves_nothing(site: Site) {

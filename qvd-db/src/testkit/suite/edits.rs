@@ -55,9 +55,21 @@ async fn owner_and_flavour_change_only_while_stopped(site: Site) {
     assert_eq!(site.db.vms().edit(&[world.vm], &owner).await.unwrap(), 1);
     let changed = overview(&world).await;
     assert_eq!((changed.user_login.as_str(), changed.osf_name.as_str()), ("bob", "other"));
+    let refused = async |why: &str| {
+        let refused = site.db.vms().edit(&[world.vm], &owner).await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Conflict, "{refused:?}");
+        assert!(refused.to_string().contains(why), "{refused}");
+    };
+    let session = world.session(1).session_id;
+    assert!(site.db.sessions().acquire(world.vm, world.session(1)).await.unwrap().is_updated());
+    refused("a user is connected").await;
+    assert!(site.db.sessions().release(world.vm, session).await.unwrap().is_updated());
+    let claimed = site.db.vms().claim(world.vm, world.host, crate::Claimant::Router).await.unwrap();
+    assert!(claimed.is_updated());
+    refused("is about to start").await;
+    assert!(site.db.vms().order_stop(world.vm).await.unwrap().is_updated());
     world.run().await;
-    let refused = site.db.vms().edit(&[world.vm], &owner).await.unwrap_err();
-    assert_eq!(refused.kind(), ErrorKind::Conflict, "{refused:?}");
+    refused("is running").await;
 }
 
 async fn limits_are_for_what_runs_from_another_image(site: Site) {

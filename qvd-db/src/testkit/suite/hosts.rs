@@ -8,19 +8,25 @@ use qvd_core::{ErrorKind, HostId};
 
 use super::case_list;
 use crate::testkit::{Fixture, Site};
-use crate::{Claimant, Guard, HostLoad, NewHost, Owner, Seen, TakeOver};
+use crate::{Channel, Charged, Claimant, Guard, Hint, HostLoad, NewHost, Owner, Seen, StateSaved, TakeOver};
 
 case_list![
     hosts_are_found_by_name_and_taken_values_are_named,
     candidates_are_hosts_that_can_be_used,
     a_tick_counts_only_for_its_incarnation,
+    a_host_that_goes_down_gives_its_starts_back,
+    a_host_with_a_live_vm_is_not_stopped,
     a_host_command_is_taken_once,
     failures_of_the_node_block_it,
     a_host_with_something_on_it_cannot_be_deleted,
+    several_hosts_are_blocked_and_deleted_as_a_whole,
     a_host_with_a_lease_cannot_be_lost,
     a_lost_host_is_released_after_its_fence,
     a_host_that_moved_is_neither_lost_nor_released,
 ];
+
+/// Within which a host must have reported.
+const RECENT: Duration = Duration::from_secs(45);
 
 fn host(name: &str, address: &str) -> NewHost {
     NewHost { name: name.to_owned(), address: address.to_owned(), frontend: true, backend: true }
@@ -47,7 +53,7 @@ async fn candidates_are_hosts_that_can_be_used(site: Site) {
     let hosts = site.db.hosts();
     let world = Fixture::fill(&site.db).await;
     let names = async |driver| {
-        let found = site.db.hosts().candidates(driver).await.unwrap();
+        let found = site.db.hosts().candidates(driver, RECENT).await.unwrap();
         found.into_iter().map(|host| host.name).collect::<Vec<_>>()
     };
     hosts.add(host("stopped", "10.0.0.3")).await.unwrap();
@@ -58,14 +64,14 @@ async fn candidates_are_hosts_that_can_be_used(site: Site) {
     assert!(published.await.unwrap().is_updated());
     site.db.properties().set(Owner::Host(world.host), "rack", "3").await.unwrap();
     assert!(site.db.vms().claim(world.vm, world.host, Claimant::Admin).await.unwrap().is_updated());
-    let found = hosts.candidates(Some("process")).await.unwrap();
+    let found = hosts.candidates(Some("process"), RECENT).await.unwrap();
     assert_eq!((found[0].usable_ram_mib, found[0].usable_cpu, found[0].vms), (4096.0, 8000.5, 1));
     assert_eq!(found[0].properties.get("rack").map(String::as_str), Some("3"));
     assert!(names(Some("kvm")).await.is_empty());
     assert_eq!(hosts.by_name("n1").await.unwrap().unwrap().hypervisors, drivers);
     // Fresh reports only, blocked ones never, those whose lease ran out never.
-    assert_eq!(hosts.candidates_reporting_within(None, Duration::from_secs(45)).await.unwrap().len(), 1);
-    assert!(hosts.candidates_reporting_within(None, Duration::ZERO).await.unwrap().is_empty());
+    assert_eq!(hosts.candidates(None, RECENT).await.unwrap().len(), 1);
+    assert!(hosts.candidates(None, Duration::ZERO).await.unwrap().is_empty());
     assert!(hosts.set_blocked(world.host, true).await.unwrap().is_updated());
     assert!(names(None).await.is_empty());
     assert!(hosts.set_blocked(world.host, false).await.unwrap().is_updated());
@@ -89,13 +95,48 @@ async fn a_tick_counts_only_for_its_incarnation(site: Site) {
     assert_eq!(lease, Duration::from_secs(450));
     let stale =
         site.db.hosts().set_state(world.host, world.incarnation - 1, HostState::Stopping).await.unwrap();
-    assert_eq!(stale, Guard::Unchanged(()));
+    assert_eq!(stale, Guard::Unchanged(StateSaved::default()));
     let gone = site.db.hosts().set_state(HostId::new(99), 1, HostState::Stopping).await.unwrap();
     assert_eq!(gone, Guard::NotFound);
     let stopped = site.db.hosts().set_state(world.host, world.incarnation, HostState::Stopped).await.unwrap();
-    assert_eq!(stopped, Guard::Updated(()));
+    assert_eq!(stopped, Guard::Updated(StateSaved::default()));
     let runtime = site.db.hosts().load(world.host).await.unwrap().unwrap().runtime;
     assert_eq!((runtime.state, runtime.pid), (HostState::Stopped, None));
+}
+
+async fn a_host_that_goes_down_gives_its_starts_back(site: Site) {
+    let world = Fixture::fill(&site.db).await;
+    let (other, _) = Fixture::running_host(&site.db, "n2").await;
+    let kept = site.db.vms().add(Fixture::vm("ana-2", world.user, world.osf)).await.unwrap();
+    assert!(site.db.vms().claim(world.vm, world.host, Claimant::Router).await.unwrap().is_updated());
+    assert!(site.db.vms().claim(kept, other, Claimant::Router).await.unwrap().is_updated());
+    let mut waiting = site.db.subscribe(&[Channel::VmState]).only_vm(world.vm);
+    while waiting.next().await != Hint::Rescan {}
+    let hosts = site.db.hosts();
+    let saved = hosts.set_state(world.host, world.incarnation, HostState::Stopping).await.unwrap();
+    assert_eq!(saved.updated().unwrap().cancelled, [world.vm]);
+    let woken = tokio::time::timeout(Duration::from_secs(10), waiting.next()).await;
+    assert!(woken.is_ok(), "the router that waits for the start is told");
+    let row = site.db.vms().runtime(world.vm).await.unwrap().unwrap();
+    assert_eq!((row.vm_cmd, row.host_id, row.host_incarnation), (None, None, None));
+    assert!(site.db.vms().claim(world.vm, other, Claimant::Router).await.unwrap().is_updated());
+    assert_eq!(site.db.vms().runtime(kept).await.unwrap().unwrap().host_id, Some(other));
+}
+
+async fn a_host_with_a_live_vm_is_not_stopped(site: Site) {
+    let world = Fixture::fill(&site.db).await;
+    let run = world.run().await;
+    let hosts = site.db.hosts();
+    let state = async || hosts.load(world.host).await.unwrap().unwrap().runtime.state;
+    assert!(hosts.set_state(world.host, world.incarnation, HostState::Stopping).await.unwrap().is_updated());
+    let refused = hosts.set_state(world.host, world.incarnation, HostState::Stopped).await.unwrap();
+    let live = StateSaved { live: vec![world.vm], ..StateSaved::default() };
+    assert_eq!((refused, state().await), (Guard::Unchanged(live), HostState::Stopping));
+    let foreign = hosts.set_state(world.host, world.incarnation + 1, HostState::Stopped).await.unwrap();
+    assert_eq!(foreign, Guard::Unchanged(StateSaved::default()), "that is another matter");
+    assert!(site.db.vms().clear(world.vm, world.host, run).await.unwrap().is_updated());
+    assert!(hosts.set_state(world.host, world.incarnation, HostState::Stopped).await.unwrap().is_updated());
+    assert_eq!(state().await, HostState::Stopped);
 }
 
 async fn a_host_command_is_taken_once(site: Site) {
@@ -117,7 +158,14 @@ async fn a_host_command_is_taken_once(site: Site) {
 async fn failures_of_the_node_block_it(site: Site) {
     let world = Fixture::fill(&site.db).await;
     let hosts = site.db.hosts();
-    let fail = async || hosts.record_failure(world.host, world.incarnation, "disk full", 3).await.unwrap();
+    let fail = async || {
+        let charged = Charged::Host { incarnation: world.incarnation, block_at: 3 };
+        let run = world.run().await;
+        let failed =
+            site.db.vms().record_failure(world.vm, world.host, run, "disk full", charged).await.unwrap();
+        assert!(site.db.vms().clear(world.vm, world.host, run).await.unwrap().is_updated());
+        failed
+    };
     let blocked = async || hosts.load(world.host).await.unwrap().unwrap().runtime.blocked;
     assert!(fail().await.is_updated());
     assert!(fail().await.is_updated());
@@ -127,6 +175,11 @@ async fn failures_of_the_node_block_it(site: Site) {
     assert!(!blocked().await);
     assert!(fail().await.is_updated());
     assert!(blocked().await);
+    let journal = site.db.events().of_host(world.host, 1).await.unwrap();
+    assert_eq!(journal[0].event.kind, "blocked");
+    assert!(journal[0].event.detail.as_deref().unwrap().contains("disk full"), "{journal:?}");
+    let row = site.db.vms().runtime(world.vm).await.unwrap().unwrap();
+    assert_eq!((row.fail_count, row.blocked), (0, false), "it was not the VM's fault");
     assert!(hosts.set_blocked(world.host, false).await.unwrap().is_updated());
     assert!(fail().await.is_updated());
     assert!(!blocked().await, "unblocking forgets");
@@ -145,6 +198,18 @@ async fn a_host_with_something_on_it_cannot_be_deleted(site: Site) {
     assert_eq!(hosts.delete(world.host).await.unwrap(), Guard::Updated(()));
     assert_eq!(hosts.delete(world.host).await.unwrap(), Guard::NotFound);
     assert!(site.db.counters().hosts().await.unwrap().is_empty());
+}
+
+async fn several_hosts_are_blocked_and_deleted_as_a_whole(site: Site) {
+    let world = Fixture::fill(&site.db).await;
+    let hosts = site.db.hosts();
+    let idle = hosts.add(host("idle", "10.0.0.3")).await.unwrap();
+    let gone = HostId::new(99);
+    hosts.set_all_blocked(&[idle, gone, world.host], true).await.unwrap();
+    assert!(hosts.list().await.unwrap().iter().all(|host| host.runtime.blocked));
+    assert_eq!(hosts.delete_all(&[idle, world.host]).await.unwrap_err().kind(), ErrorKind::Conflict);
+    assert_eq!(hosts.list().await.unwrap().len(), 2, "none went");
+    assert_eq!(hosts.delete_all(&[idle, gone]).await.unwrap(), [idle]);
 }
 
 async fn seen(site: &Site, host: HostId) -> Seen {

@@ -20,6 +20,7 @@ case_list![
     tags_are_unique_in_their_osf_only,
     two_taggers_leave_one_holder,
     a_deleted_image_leaves_its_tags_to_the_latest,
+    a_blocked_image_inherits_only_when_there_is_no_other,
     an_added_image_limits_what_runs_from_head,
 ];
 
@@ -199,13 +200,32 @@ async fn a_deleted_image_leaves_its_tags_to_the_latest(site: Site) {
     assert_eq!(images.delete(second).await.unwrap(), Guard::NotFound);
 }
 
+async fn a_blocked_image_inherits_only_when_there_is_no_other(site: Site) {
+    let desk = osf(&site, "desk").await;
+    let images = site.db.images();
+    let first = add_on_day(&site, desk).await.id;
+    let second = add_on_day(&site, desk).await.id;
+    let third = add_on_day(&site, desk).await.id;
+    assert!(images.set_blocked(third, true).await.unwrap().is_updated());
+    assert!(images.delete(first).await.unwrap().is_updated());
+    assert_eq!(holder(&site, desk, "default").await, Some(second));
+    assert!(images.delete(second).await.unwrap().is_updated());
+    assert!(tags(&site, third).await.contains(&"default".to_owned()), "to start from once it is unblocked");
+}
+
 async fn an_added_image_limits_what_runs_from_head(site: Site) {
     let world = Fixture::fill(&site.db).await;
     let on_head = crate::NewVm { di_tag: "head".to_owned(), ..Fixture::vm("ana-2", world.user, world.osf) };
     let on_head = site.db.vms().add(on_head).await.unwrap();
-    world.run().await;
+    // It starts and has no image yet: it will start from the new one.
+    let starting = crate::NewVm { di_tag: "head".to_owned(), ..Fixture::vm("ana-3", world.user, world.osf) };
+    let starting = Fixture { vm: site.db.vms().add(starting).await.unwrap(), ..world.clone() };
+    starting.run().await;
     let other = Fixture { vm: on_head, ..world.clone() };
-    other.run().await;
+    for here in [&world, &other] {
+        let run = here.run().await;
+        assert!(site.db.vms().pin_image(here.vm, world.host, run).await.unwrap().is_updated());
+    }
     let images = site.db.images();
     let staged = images.stage(Fixture::image(world.osf, None)).await.unwrap();
     let soon = SystemTime::UNIX_EPOCH + Duration::from_secs(2_000_000_000);

@@ -10,6 +10,7 @@ mod images;
 mod launches;
 mod notices;
 mod objects;
+mod races;
 mod runs;
 mod sessions;
 mod takeover;
@@ -44,6 +45,7 @@ pub fn cases() -> Vec<Case> {
         images::CASES,
         notices::CASES,
         crashes::CASES,
+        races::CASES,
         edits::CASES,
     ]
     .concat()

@@ -20,6 +20,7 @@ case_list![
     ids_are_never_used_again,
     only_idle_vms_are_deleted,
     properties_merge_from_osf_to_vm,
+    what_one_command_changes_it_changes_as_a_whole,
     configuration_changes_as_a_whole,
     certificates_left_out_are_deleted,
     a_full_list_names_what_it_refers_to,
@@ -243,6 +244,32 @@ async fn certificates_left_out_are_deleted(site: Site) {
     let less = SslMaterial { ca: None, crl: None, ..full };
     config.set_ssl(&less).await.unwrap();
     assert_eq!(config.ssl().await.unwrap(), less);
+}
+
+async fn what_one_command_changes_it_changes_as_a_whole(site: Site) {
+    let world = Fixture::fill(&site.db).await;
+    let bob = site.db.users().add(TenantId::DEFAULT, "bob", None).await.unwrap();
+    let busy = site.db.users().delete_all(&[bob, world.user]).await.unwrap_err();
+    assert!(matches!(busy, Error::InUse { .. }), "{busy:?}");
+    assert!(site.db.users().load(bob).await.unwrap().is_some(), "none went");
+
+    let properties = site.db.properties();
+    let (ours, theirs) = (Owner::User(world.user), Owner::User(bob));
+    let pairs = [("a", "1"), ("b", "2")].map(|(key, value)| (key.to_owned(), value.to_owned()));
+    let pairs = pairs.into_iter().collect();
+    let missing = properties.set_all(&[ours, Owner::User(UserId::new(99))], &pairs).await.unwrap_err();
+    assert_eq!(missing.to_string(), "user 99 not found");
+    assert!(properties.get(ours).await.unwrap().is_empty(), "none was set");
+    properties.set_all(&[ours, theirs], &pairs).await.unwrap();
+    assert_eq!(properties.delete_all(&[ours, theirs], &["a".to_owned(), "x".to_owned()]).await.unwrap(), 2);
+    assert_eq!(properties.get(theirs).await.unwrap().len(), 1);
+    assert_eq!(properties.delete_all(&[ours, theirs], &[]).await.unwrap(), 2);
+    assert_eq!(site.db.users().delete_all(&[bob, UserId::new(99)]).await.unwrap(), [bob]);
+
+    let second = site.db.vms().add(Fixture::vm("ana-2", world.user, world.osf)).await.unwrap();
+    site.db.vms().set_all_blocked(&[world.vm, second], true).await.unwrap();
+    let blocked = site.db.vms().list().await.unwrap();
+    assert!(blocked.iter().all(|vm| vm.runtime.blocked && vm.blocked_by.as_deref() == Some("admin")));
 }
 
 async fn a_full_list_names_what_it_refers_to(site: Site) {

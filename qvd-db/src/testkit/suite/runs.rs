@@ -8,7 +8,7 @@ use qvd_core::{ErrorKind, RunId};
 
 use super::case_list;
 use crate::testkit::{Fixture, Site};
-use crate::{BlockedBy, Claimant, Expirations, Guard};
+use crate::{BlockedBy, Charged, Claimant, Expirations, Guard};
 
 case_list![
     states_move_only_for_the_run_that_owns_the_row,
@@ -100,8 +100,12 @@ async fn failures_block_a_vm_until_somebody_unblocks_it(site: Site) {
     let vms = site.db.vms();
     let fail = async |counts| {
         let run = world.run().await;
-        let failed = vms.record_failure(world.vm, world.host, run, "no agent", counts, 3).await.unwrap();
-        assert!(failed.is_updated());
+        let charged = if counts { Charged::Vm { block_at: 3 } } else { Charged::Nobody };
+        // Twice: a daemon that did not hear what became of a write repeats it.
+        for _ in 0..2 {
+            let failed = vms.record_failure(world.vm, world.host, run, "no agent", charged).await.unwrap();
+            assert!(failed.is_updated());
+        }
         assert!(vms.clear(world.vm, world.host, run).await.unwrap().is_updated());
         vms.runtime(world.vm).await.unwrap().unwrap()
     };
@@ -115,11 +119,18 @@ async fn failures_block_a_vm_until_somebody_unblocks_it(site: Site) {
     let row = fail(true).await;
     assert_eq!((row.blocked, row.fail_count, row.last_error.as_deref()), (true, 3, Some("no agent")));
     assert_eq!(row.blocked_reason.as_deref(), Some("no agent"));
+    let journal = site.db.events().of_vm(world.vm, 10).await.unwrap();
+    assert_eq!((journal.len(), journal[0].event.kind.as_str()), (1, "blocked"));
+    assert!(journal[0].event.detail.as_deref().unwrap().contains("no agent"), "{journal:?}");
     assert_eq!(vms.overview(world.vm).await.unwrap().unwrap().blocked_by.as_deref(), Some("hkd"));
     assert!(!vms.claim(world.vm, world.host, Claimant::Router).await.unwrap().is_updated());
     assert!(vms.set_blocked(world.vm, false, BlockedBy::Admin, None).await.unwrap().is_updated());
     let row = vms.runtime(world.vm).await.unwrap().unwrap();
     assert_eq!((row.blocked, row.fail_count, row.blocked_reason), (false, 0, None));
+    // Saying so twice is no second event.
+    assert!(vms.set_blocked(world.vm, false, BlockedBy::Admin, None).await.unwrap().is_updated());
+    let journal = site.db.events().of_vm(world.vm, 10).await.unwrap();
+    assert_eq!((journal.len(), journal[0].event.kind.as_str()), (2, "unblocked"));
 }
 
 async fn limits_are_set_for_what_runs_and_gone_when_it_stops(site: Site) {
