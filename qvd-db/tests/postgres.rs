@@ -141,7 +141,7 @@ async fn a_server_that_falls_silent_is_given_up_and_asked_anew() {
 #[tokio::test]
 async fn a_tick_does_not_wait_for_other_work() {
     let Some(postgres) = TemporaryPostgres::start().await else { return };
-    let mut backend = with_timeout(postgres.database().await, Duration::from_secs(5));
+    let mut backend = with_timeout(postgres.database().await, Duration::from_secs(1));
     let Backend::Postgres { pool_size, .. } = &mut backend else { panic!("it is a server") };
     *pool_size = 1;
     let db = Db::open(&backend).await.unwrap();
@@ -182,51 +182,38 @@ async fn tick(db: &Db, world: &Fixture) -> qvd_db::Result<qvd_db::Guard<()>> {
 /// Stands between us and a server, and can stop passing bytes on without closing anything.
 struct Relay {
     backend: Backend,
-    silent: watch::Sender<u32>,
+    silent: watch::Sender<bool>,
     task: JoinHandle<()>,
 }
 
 impl Relay {
     /// The backend reaches `server` through it, and waits two seconds for an answer.
     async fn before(server: &Backend) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
         let mut backend = with_timeout(server.clone(), Duration::from_secs(5));
         let Backend::Postgres { port, answer_timeout, .. } = &mut backend else { panic!("it is a server") };
-        let behind = std::mem::replace(port, listener.local_addr().unwrap().port());
+        let here = listener.local_addr().expect("it is bound").port();
+        let behind = std::mem::replace(port, here);
         *answer_timeout = Duration::from_secs(2);
-        let silent = watch::Sender::new(EVERYTHING_PASSES);
+        let silent = watch::Sender::new(false);
         let state = silent.clone();
         let task = tokio::spawn(async move {
             // Dropped with the relay, so that what hangs here ends with the test.
             let mut passing = JoinSet::new();
             loop {
-                let (mut near, _) = listener.accept().await.unwrap();
-                let mut state = state.subscribe();
-                let epoch = *state.borrow_and_update();
-                passing.spawn(async move {
-                    if epoch != NOTHING_PASSES {
-                        let mut far = TcpStream::connect(("127.0.0.1", behind)).await.unwrap();
-                        tokio::select! {
-                            _ = tokio::io::copy_bidirectional(&mut near, &mut far) => return,
-                            _ = state.changed() => {}
-                        }
-                        std::future::pending::<()>().await;
-                        drop(far);
-                    }
-                    std::future::pending::<()>().await;
-                    drop(near);
-                });
+                let (near, _) = listener.accept().await.expect("it listens");
+                passing.spawn(pass(near, behind, state.subscribe()));
             }
         });
         Self { backend, silent, task }
     }
 
     fn fall_silent(&self) {
-        self.silent.send_replace(NOTHING_PASSES);
+        self.silent.send_replace(true);
     }
 
     fn speak_to_new_connections(&self) {
-        self.silent.send_replace(EVERYTHING_PASSES);
+        self.silent.send_replace(false);
     }
 }
 
@@ -236,8 +223,14 @@ impl Drop for Relay {
     }
 }
 
-const EVERYTHING_PASSES: u32 = 0;
-const NOTHING_PASSES: u32 = 1;
+/// One connection: once silent, silent for good.
+async fn pass(mut near: TcpStream, behind: u16, mut silent: watch::Receiver<bool>) {
+    let mut far = TcpStream::connect(("127.0.0.1", behind)).await.expect("the server listens");
+    tokio::select! {
+        _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
+        () = async { drop(silent.wait_for(|silent| *silent).await) } => std::future::pending().await,
+    }
+}
 
 fn with_timeout(mut backend: Backend, limit: Duration) -> Backend {
     if let Backend::Postgres { connect_timeout, .. } = &mut backend {
