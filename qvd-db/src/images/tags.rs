@@ -96,7 +96,7 @@ pub(super) async fn expire_runs_of(
         "update vm_runtimes
          set vm_expiration_soft = coalesce($3, vm_expiration_soft),
              vm_expiration_hard = coalesce($4, vm_expiration_hard), expire_alerted_at = null, version = version + 1
-         where vm_state <> 'stopped' and current_di_id is not null
+         where vm_state <> 'stopped' and (vm_state <> 'starting' or current_di_id is not null)
            and vm_id in (select id from vms where osf_id = $1 and di_tag = $2)
          returning host_id");
     if (soft, hard) == (None, None) {

@@ -7,7 +7,7 @@ use qvd_core::{DiId, ErrorKind, OsfId};
 
 use super::case_list;
 use crate::testkit::{Fixture, Site};
-use crate::{Expirations, Guard, NewImage};
+use crate::{Claimant, Expirations, Guard, NewImage};
 
 case_list![
     two_images_of_a_day_get_two_numbers,
@@ -217,15 +217,15 @@ async fn an_added_image_limits_what_runs_from_head(site: Site) {
     let world = Fixture::fill(&site.db).await;
     let on_head = crate::NewVm { di_tag: "head".to_owned(), ..Fixture::vm("ana-2", world.user, world.osf) };
     let on_head = site.db.vms().add(on_head).await.unwrap();
+    world.run().await;
+    let other = Fixture { vm: on_head, ..world.clone() };
+    other.run().await;
     // It starts and has no image yet: it will start from the new one.
     let starting = crate::NewVm { di_tag: "head".to_owned(), ..Fixture::vm("ana-3", world.user, world.osf) };
-    let starting = Fixture { vm: site.db.vms().add(starting).await.unwrap(), ..world.clone() };
-    starting.run().await;
-    let other = Fixture { vm: on_head, ..world.clone() };
-    for here in [&world, &other] {
-        let run = here.run().await;
-        assert!(site.db.vms().pin_image(here.vm, world.host, run).await.unwrap().is_updated());
-    }
+    let starting = site.db.vms().add(starting).await.unwrap();
+    assert!(site.db.vms().claim(starting, world.host, Claimant::Router).await.unwrap().is_updated());
+    let accepted = site.db.vms().accept_start(starting, world.host, world.incarnation).await.unwrap();
+    let run = accepted.updated().unwrap().run_id;
     let images = site.db.images();
     let staged = images.stage(Fixture::image(world.osf, None)).await.unwrap();
     let soon = SystemTime::UNIX_EPOCH + Duration::from_secs(2_000_000_000);
@@ -234,4 +234,10 @@ async fn an_added_image_limits_what_runs_from_head(site: Site) {
     assert_eq!(published.expiring_vms, 1);
     let expiring = site.db.vms().expiring(world.host).await.unwrap();
     assert_eq!(expiring.iter().map(|limit| limit.vm_id).collect::<Vec<_>>(), [on_head]);
+    let pinned = site.db.vms().pin_image(starting, world.host, run).await.unwrap().updated().unwrap();
+    assert_eq!(pinned.map(|image| image.id), Some(staged.id));
+    // Once it has an image, a newer one outdates it, whether it runs yet or not.
+    let staged = images.stage(Fixture::image(world.osf, None)).await.unwrap();
+    let published = images.publish(staged.id, limits).await.unwrap().updated().unwrap();
+    assert_eq!(published.expiring_vms, 2);
 }
