@@ -117,7 +117,7 @@ pub struct Prepared {
 /// Where the agent and the desktop of a running virtual machine are reached.
 ///
 /// The text form is what the database keeps as `vm_address`: an IP address, or `unix:DIR` for a
-/// directory that holds `vma.sock` and `nx.sock`.
+/// directory that holds the sockets [`VMA_SOCKET`] and [`X_SOCKET`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Endpoint {
@@ -130,7 +130,7 @@ pub enum Endpoint {
         /// TCP port of the desktop.
         x_port: u16,
     },
-    /// Unix sockets in a private directory.
+    /// Unix sockets in a private directory that the machine itself cannot change.
     Unix {
         /// The directory.
         dir: PathBuf,
@@ -140,8 +140,9 @@ pub enum Endpoint {
 /// Name of the agent's socket inside a [`Endpoint::Unix`] directory.
 pub const VMA_SOCKET: &str = "vma.sock";
 
-/// Name of the desktop's socket inside a [`Endpoint::Unix`] directory.
-pub const X_SOCKET: &str = "nx.sock";
+/// Path of the desktop's socket below a [`Endpoint::Unix`] directory. The X server of the machine binds it, so it is
+/// in a directory of the machine's own; what lies there is not to be trusted.
+pub const X_SOCKET: &str = "guest/nx.sock";
 
 impl Endpoint {
     /// Reads the columns of a run-time row.

@@ -8,16 +8,17 @@ mod lab;
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use lab::{LIMIT, Lab, is_root, skip, spec};
-use qvd_core::hypervisor::Hypervisor;
+use qvd_core::hypervisor::{Endpoint, Hypervisor, VMA_SOCKET, X_SOCKET};
 use qvd_core::state::XState;
 use qvd_core::vma::Vma;
 use qvd_hypervisor::hostops::{Life, descendants};
-use qvd_vma::client::VmaClient;
+use qvd_vma::client::{VmaClient, dial_unix};
 
 #[tokio::test]
 async fn a_desktop_of_a_process_machine_belongs_to_its_account_alone() {
@@ -58,15 +59,17 @@ async fn a_desktop_of_a_process_machine_belongs_to_its_account_alone() {
     let account = if is_root() { 2_000_001 } else { nix::unistd::geteuid().as_raw() };
     assert_eq!(fs::metadata(format!("/proc/{}", nxagent.pid)).unwrap().uid(), account);
     if is_root() {
-        for socket in ["nx.sock", "vma.sock"] {
-            let path = guest.join(socket);
+        for path in [guest.join("nx.sock"), lab.vm_dir(1).join("vma.sock")] {
+            assert!(path.exists(), "{} is not there", path.display());
             let stranger = Command::new("setpriv")
-                .args(["--reuid=65533", "--regid=65533", "--clear-groups", "test", "-e"])
+                .args(["--reuid=65533", "--regid=65533", "--clear-groups", "test", "-w"])
                 .arg(&path)
                 .status()
                 .unwrap();
             assert!(!stranger.success(), "{} can be reached", path.display());
         }
+    } else {
+        skip("only root can try what a stranger reaches");
     }
 
     vma.poweroff().await.unwrap();
@@ -74,6 +77,35 @@ async fn a_desktop_of_a_process_machine_belongs_to_its_account_alone() {
     assert_eq!(exit.code, Some(0), "{exit:?}");
     for process in all {
         assert_eq!(process.life().unwrap(), Life::Gone, "{process:?}");
+    }
+    lab.end().await;
+}
+
+#[tokio::test]
+async fn no_machine_leads_its_callers_to_another() {
+    // What a desktop could do to those who call it: links to another's sockets in all places it can write to.
+    let mut lab = Lab::new(
+        "trap 'exit 0' TERM
+         for name in nx.sock vma.sock; do ln -sf \"$(cat /run/qvd-host/*/*/shared/victim)/$name\" $run/$name; done
+         touch $run/up; while :; do sleep 60 & wait $!; done",
+    );
+    let shared = lab.dir.path().join("shared");
+    fs::create_dir(&shared).unwrap();
+    let victim = lab.dir.path().join("victim");
+    fs::create_dir(&victim).unwrap();
+    fs::write(shared.join("victim"), victim.to_str().unwrap()).unwrap();
+    let sockets = ["nx.sock", "vma.sock"].map(|name| UnixListener::bind(victim.join(name)).unwrap());
+    lab.settings.exposed = vec![shared];
+    let vm = lab.start(&spec(1, 1)).await;
+
+    assert_eq!(fs::read_link(lab.guest(1).join("nx.sock")).unwrap(), victim.join("nx.sock"));
+    let Endpoint::Unix { dir } = vm.endpoint() else { panic!("{}", vm.endpoint()) };
+    assert!(dial_unix(&dir, X_SOCKET).await.is_err(), "the desktop's link was followed");
+    // The agent's socket is the holder's: a call waits there, for an agent that does not answer.
+    assert!(dial_unix(&dir, VMA_SOCKET).await.is_ok());
+    for socket in sockets {
+        socket.set_nonblocking(true).unwrap();
+        assert_eq!(socket.accept().unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
     }
     lab.end().await;
 }

@@ -2,7 +2,6 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -12,6 +11,8 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::server::TlsStream;
+
+use qvd_vma::client::dial_unix;
 
 /// A client's connection.
 #[derive(Debug)]
@@ -48,13 +49,7 @@ impl DesktopStream {
                     tune(&stream)?;
                     Ok(Self::Tcp(stream))
                 }
-                Endpoint::Unix { dir } => {
-                    // A socket address holds about a hundred bytes, a path may be longer: go through the open
-                    // directory.
-                    let dir = std::fs::File::open(dir)?;
-                    let path = format!("/proc/self/fd/{}/{X_SOCKET}", dir.as_raw_fd());
-                    UnixStream::connect(path).await.map(Self::Unix)
-                }
+                Endpoint::Unix { dir } => dial_unix(dir, X_SOCKET).await.map(Self::Unix),
                 _ => {
                     Err(io::Error::new(io::ErrorKind::Unsupported, "this kind of address cannot be dialled"))
                 }

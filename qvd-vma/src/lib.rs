@@ -20,7 +20,7 @@ pub mod dialog;
 pub mod hooks;
 #[cfg(feature = "agent")]
 mod log_file;
-#[cfg(any(feature = "agent", feature = "client"))]
+#[cfg(feature = "agent")]
 mod long_path;
 #[cfg(feature = "agent")]
 mod process_group;

@@ -89,7 +89,7 @@ impl Machine {
         remains.extend(self.groups.iter().filter(|g| g.exists()).map(|g| format!("group {}", g.display())));
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         remains.extend(mounts.lines().filter(|line| line.contains(&own)).map(|line| format!("mount {line}")));
-        let sockets = ["vma.sock", "nx.sock"].map(|name| self.dir.join("guest").join(name));
+        let sockets = ["vma.sock", "guest/nx.sock"].map(|name| self.dir.join(name));
         remains.extend(sockets.iter().filter(|s| s.exists()).map(|s| format!("socket {}", s.display())));
         remains
     }

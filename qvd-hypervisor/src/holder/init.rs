@@ -7,12 +7,13 @@ use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use nix::sys::resource::{Resource, setrlimit};
-use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signal::{SigSet, Signal, kill, killpg};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, getppid, sethostname};
 use serde::{Deserialize, Serialize};
@@ -55,6 +56,8 @@ pub(super) struct Birth<'a> {
     pub(super) limit_memory: bool,
     /// Where the agent prints.
     pub(super) console: File,
+    /// The socket that the agent answers on; it gets it as its standard input.
+    pub(super) calls: UnixListener,
     /// Gives one byte once the holder has written down who we are.
     pub(super) go: OwnedFd,
     /// Takes [`Word`]s.
@@ -165,6 +168,7 @@ fn start_agent(birth: &Birth<'_>, own_namespaces: bool) -> Result<Pid, StepFaile
         (order.agent.clone(), birth.guest.to_owned())
     };
     let operation = || format!("start the agent '{}' (command.qvd-vma)", order.agent.display());
+    let calls = step(operation(), birth.calls.try_clone())?;
     let stdout = step(operation(), birth.console.try_clone())?;
     let stderr = step(operation(), birth.console.try_clone())?;
     let mut command = Command::new(&program);
@@ -175,7 +179,7 @@ fn start_agent(birth: &Birth<'_>, own_namespaces: bool) -> Result<Pid, StepFaile
         .envs(environment(&order.account, own_namespaces))
         .current_dir("/")
         .process_group(0)
-        .stdin(Stdio::null())
+        .stdin(OwnedFd::from(calls))
         .stdout(stdout)
         .stderr(stderr);
     if order.account.switch {
@@ -207,13 +211,13 @@ fn environment(account: &Account, own_namespaces: bool) -> Vec<(OsString, OsStri
     environment
 }
 
-/// Collects whatever ends until the agent has ended; hands SIGTERM on to it.
+/// Collects whatever ends until the agent has ended; hands SIGTERM on to it and to what it left in its group.
 fn watch(agent: Pid, birth: &Birth<'_>) -> (Option<i32>, Option<i32>) {
     let signals = awaited_signals();
     loop {
         match signals.wait() {
             Ok(Signal::SIGTERM) => {
-                let _ = kill(agent, Signal::SIGTERM);
+                let _ = killpg(agent, Signal::SIGTERM);
             }
             Ok(_) => {}
             Err(_) => continue,

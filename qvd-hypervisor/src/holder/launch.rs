@@ -55,9 +55,10 @@ fn hold(dir: &Path, nonce: &str, reply: &mut Reply) -> Result<(), Report> {
     refuse_to_follow_the_living(dir, &order)?;
 
     let groups = make_groups(&order);
-    let Place { guest, console } = attempt("make the run directory", place::make(dir, &order))?;
+    let place = attempt("make the run directory", place::make(dir, &order))?;
 
     let mut record = RunRecord {
+        version: RunRecord::VERSION,
         vm_id: order.vm_id,
         run_id: order.run_id,
         host_incarnation: order.host_incarnation,
@@ -74,7 +75,7 @@ fn hold(dir: &Path, nonce: &str, reply: &mut Reply) -> Result<(), Report> {
     let record_path = dir.join(RUN_RECORD);
     attempt("write run.json", records::write(&record_path, &record))?;
 
-    let machine = Machine::give_birth(&order, &guest, &groups, console, reply.raw_fd())?;
+    let machine = Machine::give_birth(&order, place, &groups, reply.raw_fd())?;
     let recorded = ProcessId::of(machine.init.as_raw()).and_then(|init| {
         record.init = Some(init);
         records::write(&record_path, &record)
@@ -160,9 +161,8 @@ impl Machine {
     /// Makes the first process; it does nothing until [`live`](Self::live) lets it go.
     fn give_birth(
         order: &Order,
-        guest: &Path,
+        place: Place,
         groups: &VmCgroups,
-        console: File,
         reply: Option<RawFd>,
     ) -> Result<Self, Report> {
         let own_namespaces = order.isolation == Isolation::Namespaces;
@@ -175,11 +175,13 @@ impl Machine {
         let (words_read, words_write) = attempt("make a pipe", pipe2(OFlag::O_CLOEXEC).map_err(Into::into))?;
         let not_for_init: Vec<RawFd> =
             [Some(go_write.as_raw_fd()), Some(words_read.as_raw_fd()), reply].into_iter().flatten().collect();
+        let Place { guest, console, calls } = place;
         let birth = Birth {
             order,
-            guest,
+            guest: &guest,
             limit_memory: !groups.limits_memory(),
             console,
+            calls,
             go: go_read,
             words: words_write,
             holder: getpid(),

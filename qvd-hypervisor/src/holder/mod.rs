@@ -13,11 +13,13 @@
 //! |---|---|---|
 //! | (a) courier | its parent's pipe | once (b) has said how it went |
 //! | (b) holder | the lock; a copy of nothing of its parent | after it has reaped (c), having written `exit` |
-//! | (c) init | a second descriptor of the lock | with (d), or by SIGKILL; the kernel lets it go only when its namespace is empty |
-//! | (d) agent | nothing | politely on SIGTERM |
+//! | (c) init | a copy of the lock's descriptor, for its holder's sudden death | with (d), or by SIGKILL; the kernel lets it go only when its namespace is empty |
+//! | (d) agent | the listening socket `vma.sock`, as its standard input | politely on SIGTERM |
 //!
-//! If (b) dies first the kernel kills (c), and with (c) everything in its namespace. Until (c) is gone its copy of
-//! the lock's descriptor keeps the home locked.
+//! If (b) dies first the kernel kills (c), and with (c) everything in its namespace. The copy in (c) covers the time
+//! until then, and without namespaces the time in which (c) ends its descendants; it does not cover a namespace
+//! that empties slowly, because a dying (c) closes its files first. What then still lives is known by `run.json`:
+//! the next holder refuses to follow it.
 //!
 //! What the machine sees is made by (c) before it starts (d): the host read-only, `/tmp`, `/run` and `/dev/shm`
 //! empty and its own, `/proc` of its own processes, its home on `/home`, and [`GUEST_RUN`], [`GUEST_BIN`] and
@@ -31,7 +33,8 @@
 //! | `run.json` | what runs here: [`RunRecord`] | holder, before init starts the agent |
 //! | `exit` | how it ended: [`ExitRecord`] | holder, last of all |
 //! | `holder.log`, `console.log` | what the holder and the agent printed | |
-//! | `guest/` | the machine's `/run/qvd`, owned by its account | agent |
+//! | `vma.sock` | where calls of the agent come in, for this account and the router's group | holder |
+//! | `guest/` | the machine's `/run/qvd`, owned by its account; the desktop's `nx.sock` is in it | agent |
 //!
 //! Nothing here may start a thread: namespaces and forks need a single one.
 

@@ -2,8 +2,13 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _, chown};
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _, chown, lchown};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+
+use nix::sys::stat::{Mode, umask};
+use qvd_core::hypervisor::VMA_SOCKET;
 
 use super::records::Order;
 use super::{CONSOLE_LOG, EXIT_RECORD, GUEST_DIR};
@@ -15,6 +20,8 @@ pub(super) struct Place {
     pub(super) guest: PathBuf,
     /// Where the agent prints.
     pub(super) console: File,
+    /// Where calls of the agent come in.
+    pub(super) calls: UnixListener,
 }
 
 /// Makes a fresh run directory with the agent's configuration in it.
@@ -49,7 +56,26 @@ pub(super) fn make(dir: &Path, order: &Order) -> io::Result<Place> {
         .mode(0o600)
         .custom_flags(libc::O_NOFOLLOW)
         .open(dir.join(CONSOLE_LOG))?;
-    Ok(Place { guest, console })
+    let calls = listen(dir, order.socket_group.filter(|_| account.switch))?;
+    Ok(Place { guest, console, calls })
+}
+
+/// Binds the agent's socket where the machine cannot put another in its place.
+fn listen(dir: &Path, group: Option<u32>) -> io::Result<UnixListener> {
+    let path = dir.join(VMA_SOCKET);
+    remove_if_there(fs::remove_file(&path))?;
+    // A socket's address holds a short path only: go through the open directory.
+    let open = File::open(dir)?;
+    // Nobody may call between the binding and the giving away.
+    let usual = umask(Mode::from_bits_truncate(0o177));
+    let bound = UnixListener::bind(format!("/proc/self/fd/{}/{VMA_SOCKET}", open.as_raw_fd()));
+    umask(usual);
+    let listener = bound?;
+    if let Some(group) = group {
+        lchown(&path, None, Some(group))?;
+        fs::set_permissions(&path, Permissions::from_mode(0o660))?;
+    }
+    Ok(listener)
 }
 
 /// The end of what the agent printed; bounded.
@@ -81,6 +107,18 @@ const TAIL_LINES: usize = 20;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn calls_come_in_however_deep_the_directory_and_from_the_owner_alone() {
+        let top = tempfile::tempdir().unwrap();
+        let dir = top.path().join("d".repeat(120));
+        fs::create_dir(&dir).unwrap();
+        drop(listen(&dir, None).unwrap());
+        let listener = listen(&dir, None).unwrap();
+        let mode = fs::metadata(dir.join(VMA_SOCKET)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        drop(listener);
+    }
 
     #[test]
     fn last_words_are_few() {

@@ -119,9 +119,13 @@ pub enum Report {
     },
 }
 
-/// What runs in a machine's directory.
+/// What runs in a machine's directory. It is read by programs older and younger than the one that wrote it: new
+/// members have a default.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunRecord {
+    /// Form of the record, [`RunRecord::VERSION`] when written; 0 before there was a number.
+    #[serde(default)]
+    pub version: u32,
     /// The machine.
     pub vm_id: i64,
     /// The run.
@@ -148,6 +152,11 @@ pub struct RunRecord {
     pub started: String,
 }
 
+impl RunRecord {
+    /// The form that this program writes.
+    pub const VERSION: u32 = 1;
+}
+
 /// How a machine ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExitRecord {
@@ -163,10 +172,13 @@ pub struct ExitRecord {
     pub last_words: String,
 }
 
-/// Reads a record; none when there is no such file.
+/// Reads a record; none when there is no such file. One that makes no sense is `InvalidData`, which no failure of
+/// the reading itself is.
 pub(crate) fn read<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
     match fs::read(path) {
-        Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(io::Error::from),
+        Ok(bytes) => serde_json::from_slice(&bytes)
+            .map(Some)
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }

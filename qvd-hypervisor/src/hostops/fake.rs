@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 use super::cgroup::VmCgroups;
 use super::host::{HostOps, LockState};
 use super::lock::LockContent;
-use super::process::{Life, ProcessId};
+use super::process::{Custody, Life, ProcessId};
 
 /// A scripted [`HostOps`].
 ///
@@ -24,6 +24,7 @@ struct World {
     processes: HashMap<ProcessId, FakeProcess>,
     locks: HashMap<PathBuf, LockContent>,
     payload: Vec<i32>,
+    custody: Option<Custody>,
     signals: Vec<(ProcessId, Signal)>,
     broken: bool,
 }
@@ -63,6 +64,11 @@ impl FakeHost {
     /// Sets the processes that the payload groups show.
     pub fn set_payload(&self, pids: Vec<i32>) {
         self.world().payload = pids;
+    }
+
+    /// Sets what is seen to work in any machine's directory.
+    pub fn set_custody(&self, custody: Custody) {
+        self.world().custody = Some(custody);
     }
 
     /// Lets every question fail from now on.
@@ -115,6 +121,10 @@ impl HostOps for FakeHost {
 
     fn lock_state(&self, path: &Path) -> io::Result<LockState> {
         Ok(self.intact()?.locks.get(path).map_or(LockState::Free, |content| LockState::Held(content.clone())))
+    }
+
+    fn custody(&self, _: &Path) -> io::Result<Option<Custody>> {
+        Ok(self.intact()?.custody)
     }
 
     fn payload(&self, _: &VmCgroups) -> io::Result<Vec<i32>> {

@@ -110,14 +110,15 @@ pub fn unblock_signals_in(command: &mut Command) -> &mut Command {
 
 /// Closes every descriptor but the first three: what a careless ancestor left open is not ours to keep.
 ///
-/// To be called first of all, before the caller opened anything.
-///
 /// # Errors
 ///
 /// The kernel's.
-pub fn close_inherited() -> io::Result<()> {
-    // SAFETY: integers only; by its contract the caller owns no descriptor above 2 yet, so none is closed
-    // under a living owner.
+///
+/// Not public: [`holder::main`](crate::holder::main) alone calls it, first of all, while no value of the program
+/// owns a descriptor above 2.
+pub(crate) fn close_inherited() -> io::Result<()> {
+    // SAFETY: integers only. Both callers in `holder` do this before they open anything, so that none is closed
+    // under a living owner; no other crate can call it.
     let raw = unsafe { libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, 0_u32) };
     match Errno::result(raw) {
         Ok(_) | Err(Errno::ENOSYS) => Ok(()),

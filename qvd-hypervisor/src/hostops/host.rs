@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 
 use super::cgroup::VmCgroups;
 use super::lock::{LockContent, VmLock};
-use super::process::{Life, PidFd, ProcessId};
+use super::process::{Custody, Life, PidFd, ProcessId};
 
 /// The lock of a machine as seen from outside.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,6 +85,13 @@ pub trait HostOps: Debug + Send + Sync + 'static {
     /// The kernel's.
     fn lock_state(&self, path: &Path) -> io::Result<LockState>;
 
+    /// The holder that works in a machine's directory, told by the processes themselves.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's.
+    fn custody(&self, dir: &Path) -> io::Result<Option<Custody>>;
+
     /// Processes of a machine's payload.
     ///
     /// # Errors
@@ -131,6 +138,10 @@ impl HostOps for SystemHost {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(LockState::Absent),
             Err(error) => Err(error),
         }
+    }
+
+    fn custody(&self, dir: &Path) -> io::Result<Option<Custody>> {
+        Custody::of(dir)
     }
 
     fn payload(&self, groups: &VmCgroups) -> io::Result<Vec<i32>> {

@@ -20,13 +20,14 @@ mod watch;
 pub use cgroup::{CgroupLimits, CgroupPlace, VmCgroups};
 pub use fake::FakeHost;
 pub use files::write_atomically;
+pub(crate) use fork::close_inherited;
 pub use fork::{
-    Fork, Namespaces, adopt_orphans, close_inherited, die_with_parent, forbid_new_privileges, fork,
-    spawn_init, unblock_signals_in,
+    Fork, Namespaces, adopt_orphans, die_with_parent, forbid_new_privileges, fork, spawn_init,
+    unblock_signals_in,
 };
 pub use host::{HostOps, LockState, SystemHost};
 pub use lock::{LockContent, LockOutcome, VmLock};
 pub use mount::{DetachedMount, make_private, mount_proc, mount_tmpfs, set_tree_read_only};
 pub use nfs::unsafe_lock_options;
-pub use process::{Life, PidFd, ProcessId, boot_id, descendants};
+pub use process::{Custody, Life, PidFd, ProcessId, boot_id, descendants};
 pub use watch::readable;

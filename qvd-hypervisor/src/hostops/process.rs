@@ -3,6 +3,8 @@
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
@@ -132,12 +134,60 @@ pub fn boot_id() -> io::Result<String> {
     Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
 }
 
+/// A holder and its machine's first process, found without a record: by the words that the holder was started with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Custody {
+    /// The holder.
+    pub holder: ProcessId,
+    /// The first process of the machine, which has the same words, when it was born already.
+    pub init: Option<ProcessId>,
+}
+
+impl Custody {
+    /// Looks for the holder that works in `dir`. Processes of other accounts do not count: anybody can say anything.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's, when `/proc` cannot be listed.
+    pub fn of(dir: &Path) -> io::Result<Option<Self>> {
+        let own = nix::unistd::geteuid().as_raw();
+        let ours = |pid: i32| {
+            let proc = PathBuf::from(format!("/proc/{pid}"));
+            let same_account = fs::metadata(&proc).is_ok_and(|found| found.uid() == own);
+            same_account && fs::read(proc.join("cmdline")).is_ok_and(|words| holds(&words, dir))
+        };
+        let all: Vec<(i32, Stat)> = living()?.into_iter().filter(|(pid, _)| ours(*pid)).collect();
+        let id = |(pid, stat): &(i32, Stat)| ProcessId { pid: *pid, start: stat.start };
+        // Its launcher has the same words and leads a process group; the holder, detached, is nobody's child there.
+        let orphan = |stat: &Stat| all.iter().all(|(pid, _)| *pid != stat.parent);
+        let Some(holder) = all.iter().find(|(pid, stat)| stat.group != *pid && orphan(stat)) else {
+            return Ok(None);
+        };
+        let init = all.iter().find(|(_, stat)| stat.parent == holder.0);
+        Ok(Some(Self { holder: id(holder), init: init.map(id) }))
+    }
+}
+
 /// All living descendants of a process, parents before children.
 ///
 /// # Errors
 ///
 /// The kernel's, when `/proc` cannot be listed.
 pub fn descendants(ancestor: i32) -> io::Result<Vec<ProcessId>> {
+    let all = living()?;
+    let mut found: Vec<ProcessId> = Vec::new();
+    let mut parents = vec![ancestor];
+    while let Some(parent) = parents.pop() {
+        for (pid, stat) in all.iter().filter(|(_, stat)| stat.parent == parent) {
+            found.push(ProcessId { pid: *pid, start: stat.start });
+            parents.push(*pid);
+        }
+    }
+    Ok(found)
+}
+
+/// All processes that have not ended.
+fn living() -> io::Result<Vec<(i32, Stat)>> {
     let mut all = Vec::new();
     for entry in fs::read_dir("/proc")? {
         let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
@@ -150,20 +200,21 @@ pub fn descendants(ancestor: i32) -> io::Result<Vec<ProcessId>> {
             Err(error) => return Err(error),
         }
     }
-    let mut found: Vec<ProcessId> = Vec::new();
-    let mut parents = vec![ancestor];
-    while let Some(parent) = parents.pop() {
-        for (pid, stat) in all.iter().filter(|(_, stat)| stat.parent == parent) {
-            found.push(ProcessId { pid: *pid, start: stat.start });
-            parents.push(*pid);
-        }
-    }
-    Ok(found)
+    Ok(all)
+}
+
+/// Whether these are a holder's words, `PROGRAM holder run DIR NONCE`, for this directory.
+fn holds(words: &[u8], dir: &Path) -> bool {
+    let mut words = words.split(|byte| *byte == 0).skip(1);
+    [b"holder".as_slice(), b"run", dir.as_os_str().as_encoded_bytes()]
+        .iter()
+        .all(|word| words.next() == Some(*word))
 }
 
 struct Stat {
     state: char,
     parent: i32,
+    group: i32,
     start: u64,
 }
 
@@ -178,8 +229,9 @@ fn parse_stat(text: &str) -> Option<Stat> {
     let mut fields = text.get(text.rfind(')')? + 1..)?.split_ascii_whitespace();
     let state = fields.next()?.chars().next()?;
     let parent = fields.next()?.parse().ok()?;
-    let start = fields.nth(17)?.parse().ok()?;
-    Some(Stat { state, parent, start })
+    let group = fields.next()?.parse().ok()?;
+    let start = fields.nth(16)?.parse().ok()?;
+    Some(Stat { state, parent, group, start })
 }
 
 /// No such process, before or while its file was read.
@@ -196,9 +248,18 @@ mod tests {
         let line =
             "42 (a) S 1 ) R 7 42 42 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 12345 1000 5 18446744073709551615";
         let stat = parse_stat(line).unwrap();
-        assert_eq!((stat.state, stat.parent, stat.start), ('R', 7, 12345));
+        assert_eq!((stat.state, stat.parent, stat.group, stat.start), ('R', 7, 42, 12345));
         assert!(parse_stat("42 (x").is_none());
         assert!(parse_stat("42 (x) S 1 2").is_none());
+    }
+
+    #[test]
+    fn a_holders_words_name_its_directory_and_no_other() {
+        let dir = Path::new("/run/qvd/vms/7");
+        assert!(holds(b"/usr/bin/qvd\0holder\0run\0/run/qvd/vms/7\0a-1\0", dir));
+        assert!(!holds(b"/usr/bin/qvd\0holder\0run\0/run/qvd/vms/71\0a-1\0", dir));
+        assert!(!holds(b"vi\0/run/qvd/vms/7\0holder\0run\0", dir));
+        assert!(!holds(b"", dir));
     }
 
     #[test]

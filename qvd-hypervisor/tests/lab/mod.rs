@@ -60,12 +60,16 @@ impl Lab {
         ProcessDriver::new(self.settings.clone())
     }
 
+    pub(crate) fn vm_dir(&self, vm: i64) -> PathBuf {
+        self.settings.vms_dir().join(vm.to_string())
+    }
+
     pub(crate) fn guest(&self, vm: i64) -> PathBuf {
-        self.settings.vms_dir().join(vm.to_string()).join("guest")
+        self.vm_dir(vm).join("guest")
     }
 
     pub(crate) fn record(&self, vm: i64) -> RunRecord {
-        let path = self.settings.vms_dir().join(vm.to_string()).join("run.json");
+        let path = self.vm_dir(vm).join("run.json");
         serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
     }
 

@@ -1,7 +1,6 @@
 //! Calls of the agent from outside: one fresh connection per call, as agents of every version expect.
 
 use std::io;
-use std::path::Path;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -12,9 +11,11 @@ use qvd_core::state::XState;
 use qvd_core::vma::{Params, Vma, VmaError};
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::TcpStream;
 
-use crate::long_path::ShortPath;
+mod dial;
+
+pub use dial::dial_unix;
 
 /// The agent of one virtual machine, reached over TCP or a unix socket.
 ///
@@ -146,16 +147,6 @@ impl Vma for VmaClient {
             Err(error) => Err(error),
         }
     }
-}
-
-/// Connects to the socket `name` in `dir`, however long the path of the directory is.
-///
-/// # Errors
-///
-/// Those of opening the directory and of connecting.
-pub async fn dial_unix(dir: &Path, name: &str) -> io::Result<UnixStream> {
-    let path = ShortPath::new(dir, name)?;
-    UnixStream::connect(path.as_path()).await
 }
 
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}

@@ -1,6 +1,7 @@
 use tokio::net::{TcpListener, UnixListener};
 
 use super::*;
+use std::os::fd::AsRawFd as _;
 
 /// Serves one connection with fixed bytes and returns what was asked.
 async fn answer_once(listener: TcpListener, bytes: &'static [u8]) -> Vec<u8> {
@@ -91,8 +92,8 @@ async fn agents_behind_long_paths_are_reached() {
     let top = tempfile::tempdir().unwrap();
     let dir = top.path().join("x".repeat(120));
     std::fs::create_dir(&dir).unwrap();
-    let bound = ShortPath::new(&dir, VMA_SOCKET).unwrap();
-    let listener = UnixListener::bind(bound.as_path()).unwrap();
+    let open = std::fs::File::open(&dir).unwrap();
+    let listener = UnixListener::bind(format!("/proc/self/fd/{}/{VMA_SOCKET}", open.as_raw_fd())).unwrap();
     let vma = VmaClient::new(Endpoint::Unix { dir }, Duration::from_secs(5));
     let serve = async {
         let (mut stream, _) = listener.accept().await.unwrap();

@@ -9,7 +9,7 @@ use super::plan::vm_dir;
 use super::settings::ProcessSettings;
 use crate::disk::homes::lock_path;
 use crate::holder::{EXIT_RECORD, RUN_RECORD, RunRecord, read_record};
-use crate::hostops::{CgroupPlace, HostOps, Life, LockState};
+use crate::hostops::{CgroupPlace, Custody, HostOps, Life, LockState, ProcessId, VmCgroups};
 
 /// Everything that can be seen of one machine without changing anything.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +18,10 @@ pub(super) struct Evidence {
     pub(super) record: Option<RunRecord>,
     /// The record is of an earlier boot: nothing of it can live.
     pub(super) stale_boot: bool,
+    /// What holds the machine as the processes themselves tell it; looked for only when a held lock has no record.
+    pub(super) custody: Option<Custody>,
+    /// The machine's control groups.
+    pub(super) groups: VmCgroups,
     /// The holder that the record names lives.
     pub(super) holder_lives: bool,
     /// The init that the record names lives.
@@ -30,13 +34,37 @@ pub(super) struct Evidence {
     pub(super) parts: Vec<String>,
 }
 
+/// A machine that lives, as far as it is known: all of it by its record, less when that is lost.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Living {
+    /// The run; 0 when nothing tells.
+    pub(super) run_id: i64,
+    /// Its holder.
+    pub(super) holder: Option<ProcessId>,
+    /// Its first process.
+    pub(super) init: Option<ProcessId>,
+    /// Its control groups.
+    pub(super) groups: VmCgroups,
+}
+
+impl From<&RunRecord> for Living {
+    fn from(record: &RunRecord) -> Self {
+        Self {
+            run_id: record.run_id,
+            holder: Some(record.holder),
+            init: record.init,
+            groups: record.cgroups.clone(),
+        }
+    }
+}
+
 /// What the evidence amounts to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     /// Nothing is left.
     Absent,
     /// It runs, or is just ending by itself.
-    Running(RunRecord),
+    Running(Living),
     /// Pieces without a life.
     Debris(Vec<String>),
     /// Something lives, or may, and is not a machine that can be adopted.
@@ -51,8 +79,16 @@ pub(super) enum Verdict {
 pub(super) fn look(settings: &ProcessSettings, ops: &dyn HostOps, vm: VmId) -> io::Result<Evidence> {
     let dir = vm_dir(settings, vm);
     let mut parts = list(&dir)?;
-    let record = read_record::<RunRecord>(&dir.join(RUN_RECORD))
-        .map_err(|error| named(&format!("read '{}'", dir.join(RUN_RECORD).display()), error))?;
+    let record = match read_record::<RunRecord>(&dir.join(RUN_RECORD)) {
+        // It tells nothing, and so is no more than a piece of the machine: lock and processes do tell.
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+            parts.push(format!("an unreadable {RUN_RECORD}: {error}"));
+            None
+        }
+        other => {
+            other.map_err(|error| named(&format!("read '{}'", dir.join(RUN_RECORD).display()), error))?
+        }
+    };
     let boot_id = ops.boot_id()?;
     let stale_boot = record.as_ref().is_some_and(|record| record.boot_id != boot_id);
     let current = record.filter(|_| !stale_boot);
@@ -71,7 +107,21 @@ pub(super) fn look(settings: &ProcessSettings, ops: &dyn HostOps, vm: VmId) -> i
     };
     parts.extend(groups.paths().iter().filter(|path| path.exists()).map(|path| path.display().to_string()));
     let payload = ops.payload(&groups)?;
-    Ok(Evidence { record: current, stale_boot, holder_lives, init_lives, lock, payload, parts })
+    let custody = match (&current, &lock) {
+        (None, LockState::Held(_)) => ops.custody(&dir)?,
+        _ => None,
+    };
+    Ok(Evidence {
+        record: current,
+        stale_boot,
+        custody,
+        groups,
+        holder_lives,
+        init_lives,
+        lock,
+        payload,
+        parts,
+    })
 }
 
 /// Judges; pure.
@@ -86,19 +136,21 @@ pub(super) fn judge(evidence: &Evidence, node: &str) -> Verdict {
             record.holder.pid,
             record.lock.display()
         )),
-        (Some(record), _, true) => Verdict::Running(record.clone()),
+        (Some(record), _, true) => Verdict::Running(record.into()),
         // The agent has ended and the holder is writing that down.
-        (Some(record), true, false) if record.init.is_some() => Verdict::Running(record.clone()),
+        (Some(record), true, false) if record.init.is_some() => Verdict::Running(record.into()),
         (Some(record), true, false) => Verdict::Unclear(format!(
             "run {} is being launched by process {}",
             record.run_id, record.holder.pid
         )),
         // Its holder was killed and took init along, but without namespaces not the rest.
-        (Some(record), false, false) if !evidence.payload.is_empty() => Verdict::Running(record.clone()),
-        (Some(_) | None, false, false) if !evidence.payload.is_empty() => {
-            Verdict::Unclear(format!("processes {:?} are in its control group", evidence.payload))
-        }
+        (Some(record), false, false) if !evidence.payload.is_empty() => Verdict::Running(record.into()),
         (Some(_) | None, false, false) => match held_by {
+            // Its record is lost, but it must be possible to kill it.
+            Some(content) if evidence.record.is_none() && evidence.has_body() => {
+                Verdict::Running(evidence.without_record(content.run_id))
+            }
+            None if !evidence.payload.is_empty() => Verdict::Running(evidence.without_record(0)),
             Some(content) if content.node == node || content.node.is_empty() => {
                 Verdict::Unclear(format!("its lock is held by {content}, of which there is no record"))
             }
@@ -107,6 +159,22 @@ pub(super) fn judge(evidence: &Evidence, node: &str) -> Verdict {
             Some(_) | None => Verdict::Debris(evidence.parts.clone()),
         },
         (None, true, _) | (None, _, true) => Verdict::Unclear("processes without a record".to_owned()),
+    }
+}
+
+impl Evidence {
+    /// Whether there is more than a holder that has not written its record yet.
+    fn has_body(&self) -> bool {
+        !self.payload.is_empty() || self.custody.is_some_and(|custody| custody.init.is_some())
+    }
+
+    fn without_record(&self, run_id: i64) -> Living {
+        Living {
+            run_id,
+            holder: self.custody.map(|custody| custody.holder),
+            init: self.custody.and_then(|custody| custody.init),
+            groups: self.groups.clone(),
+        }
     }
 }
 
@@ -161,6 +229,7 @@ mod tests {
 
     fn record(init: bool) -> RunRecord {
         RunRecord {
+            version: RunRecord::VERSION,
             vm_id: 7,
             run_id: 3,
             host_incarnation: 1,
@@ -180,63 +249,107 @@ mod tests {
         LockState::Held(LockContent { node: node.into(), run_id: 3, ..Default::default() })
     }
 
+    fn evidence(record: Option<RunRecord>) -> Evidence {
+        Evidence {
+            record,
+            stale_boot: false,
+            custody: None,
+            groups: VmCgroups::default(),
+            holder_lives: false,
+            init_lives: false,
+            lock: LockState::Free,
+            payload: Vec::new(),
+            parts: Vec::new(),
+        }
+    }
+
+    const HELD_BY: Custody =
+        Custody { holder: ProcessId { pid: 10, start: 1 }, init: Some(ProcessId { pid: 11, start: 2 }) };
+
     /// Every combination of what can be seen, once.
     #[test]
     fn the_judgement_on_every_kind_of_evidence() {
-        let mut lines = String::new();
-        for (record_kind, record) in
-            [("none", None), ("early", Some(record(false))), ("full", Some(record(true)))]
-        {
+        let mut seen = std::collections::BTreeMap::<&str, u32>::new();
+        for record in [None, Some(record(false)), Some(record(true))] {
             for (holder_lives, init_lives) in [(false, false), (false, true), (true, false), (true, true)] {
-                for (lock_kind, lock) in
-                    [("free", LockState::Free), ("ours", held("n1")), ("theirs", held("n2"))]
-                {
+                for lock in [LockState::Free, held("n1"), held("n2")] {
                     for payload in [vec![], vec![99]] {
                         for parts in [vec![], vec!["guest".to_owned()]] {
                             let evidence = Evidence {
-                                record: record.clone(),
-                                stale_boot: false,
                                 holder_lives,
                                 init_lives,
                                 lock: lock.clone(),
                                 payload: payload.clone(),
                                 parts: parts.clone(),
+                                ..evidence(record.clone())
                             };
-                            let verdict = judge(&evidence, "n1");
                             let lives =
-                                holder_lives || init_lives || !payload.is_empty() || lock_kind == "ours";
-                            if matches!(verdict, Verdict::Absent | Verdict::Debris(_)) {
-                                assert!(!lives, "something lives, but: {evidence:?}");
-                            }
-                            if verdict == Verdict::Absent {
-                                assert!(parts.is_empty());
-                            }
-                            if let Verdict::Running(found) = &verdict {
-                                assert_eq!(Some(found), record.as_ref());
-                            }
-                            lines += &format!(
-                                "{record_kind} {holder_lives} {init_lives} {lock_kind} {verdict:?}\n"
-                            );
+                                holder_lives || init_lives || !payload.is_empty() || lock == held("n1");
+                            let kind = match judge(&evidence, "n1") {
+                                Verdict::Absent => {
+                                    assert!(!lives && parts.is_empty(), "{evidence:?}");
+                                    "absent"
+                                }
+                                Verdict::Debris(found) => {
+                                    assert!(!lives && found == parts, "{evidence:?}");
+                                    "debris"
+                                }
+                                Verdict::Running(found) => {
+                                    assert!(lives, "nothing lives, but: {evidence:?}");
+                                    if let Some(record) = &record {
+                                        assert_eq!(found, record.into());
+                                    }
+                                    "running"
+                                }
+                                Verdict::Unclear(reason) => {
+                                    assert!(lives && !reason.is_empty(), "{evidence:?}");
+                                    "unclear"
+                                }
+                            };
+                            *seen.entry(kind).or_default() += 1;
                         }
                     }
                 }
             }
         }
-        assert_eq!(lines.lines().count(), 3 * 4 * 3 * 2 * 2);
+        assert_eq!(seen.keys().copied().collect::<Vec<_>>(), ["absent", "debris", "running", "unclear"]);
+    }
+
+    #[test]
+    fn what_lives_without_a_record_can_be_killed() {
+        let known = Living {
+            run_id: 3,
+            holder: Some(HELD_BY.holder),
+            init: HELD_BY.init,
+            groups: VmCgroups::default(),
+        };
+        let orphan = Evidence { lock: held("n1"), custody: Some(HELD_BY), ..evidence(None) };
+        assert_eq!(judge(&orphan, "n1"), Verdict::Running(known.clone()));
+        // Not before there is more than a holder that will write its record in a moment.
+        let early = Custody { init: None, ..HELD_BY };
+        assert!(matches!(
+            judge(&Evidence { custody: Some(early), ..orphan.clone() }, "n1"),
+            Verdict::Unclear(_)
+        ));
+        // Its holder is not found: the control group is enough to kill the rest.
+        let only_payload = Evidence { payload: vec![99], custody: None, ..orphan };
+        let rest = Living { holder: None, init: None, ..known };
+        assert_eq!(judge(&only_payload, "n1"), Verdict::Running(rest.clone()));
+        let unlocked = Evidence { lock: LockState::Free, ..only_payload };
+        assert_eq!(judge(&unlocked, "n1"), Verdict::Running(Living { run_id: 0, ..rest }));
     }
 
     #[test]
     fn a_healthy_machine_runs_and_one_that_lost_its_lock_file_is_unclear() {
         let healthy = Evidence {
-            record: Some(record(true)),
-            stale_boot: false,
             holder_lives: true,
             init_lives: true,
             lock: held("n1"),
             payload: vec![11],
             parts: vec!["run.json".into()],
+            ..evidence(Some(record(true)))
         };
-        assert_eq!(judge(&healthy, "n1"), Verdict::Running(record(true)));
+        assert_eq!(judge(&healthy, "n1"), Verdict::Running((&record(true)).into()));
         let unlocked = Evidence { lock: LockState::Free, ..healthy.clone() };
         assert!(matches!(judge(&unlocked, "n1"), Verdict::Unclear(_)));
         let dying = Evidence { holder_lives: false, ..unlocked };
@@ -259,11 +372,42 @@ mod tests {
         let host = FakeHost::default();
         let vm = VmId::new(7);
         assert_eq!(judge(&look(&settings, &host, vm).unwrap(), "n1"), Verdict::Absent);
-        fs::write(vm_dir(&settings, vm).join(RUN_RECORD), "{ half").unwrap();
-        assert!(look(&settings, &host, vm).is_err());
-        fs::remove_file(vm_dir(&settings, vm).join(RUN_RECORD)).unwrap();
+        let record = vm_dir(&settings, vm).join(RUN_RECORD);
+        fs::create_dir(&record).unwrap();
+        assert!(look(&settings, &host, vm).is_err(), "not a file");
+        fs::remove_dir(&record).unwrap();
         host.break_down();
         assert!(look(&settings, &host, vm).is_err());
+    }
+
+    #[test]
+    fn a_record_that_makes_no_sense_is_a_piece_and_hides_nothing() {
+        let (_dir, settings) = scene();
+        let host = FakeHost::default();
+        let vm = VmId::new(7);
+        fs::write(vm_dir(&settings, vm).join(RUN_RECORD), "{ half").unwrap();
+        let verdict = judge(&look(&settings, &host, vm).unwrap(), "n1");
+        let Verdict::Debris(parts) = verdict else { panic!("{verdict:?}") };
+        assert!(parts.iter().any(|part| part.starts_with("an unreadable run.json")), "{parts:?}");
+        // The same with a holder at work.
+        host.hold_lock(
+            lock_path(&settings.homefs_dir, vm),
+            LockContent { node: "n1".into(), run_id: 3, ..Default::default() },
+        );
+        host.set_custody(HELD_BY);
+        let verdict = judge(&look(&settings, &host, vm).unwrap(), "n1");
+        let Verdict::Running(living) = verdict else { panic!("{verdict:?}") };
+        assert_eq!((living.run_id, living.holder, living.init), (3, Some(HELD_BY.holder), HELD_BY.init));
+    }
+
+    #[test]
+    fn records_of_other_versions_are_read() {
+        let mut text = serde_json::to_value(record(true)).unwrap();
+        let fields = text.as_object_mut().unwrap();
+        fields.remove("version");
+        fields.insert("of_tomorrow".into(), true.into());
+        let read: RunRecord = serde_json::from_value(text).unwrap();
+        assert_eq!(read, RunRecord { version: 0, ..record(true) });
     }
 
     #[test]

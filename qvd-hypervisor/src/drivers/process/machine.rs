@@ -12,27 +12,34 @@ use tokio::time::{Instant, timeout_at};
 use qvd_core::VmId;
 use qvd_core::hypervisor::{Endpoint, ExitInfo, HypervisorError, RunningVm};
 
-use crate::holder::{ExitRecord, RunRecord, read_record};
+use super::inspect::Living;
+use crate::holder::{ExitRecord, read_record};
 use crate::hostops::{HostOps, Life, ProcessId, readable};
 
 /// A running process machine.
 #[derive(Debug)]
 pub(super) struct ProcessVm {
     vm: VmId,
-    record: RunRecord,
-    guest: PathBuf,
+    living: Living,
+    dir: PathBuf,
     exit_file: PathBuf,
     ops: Arc<dyn HostOps>,
 }
 
 impl ProcessVm {
-    pub(super) fn new(record: RunRecord, guest: PathBuf, exit_file: PathBuf, ops: Arc<dyn HostOps>) -> Self {
-        Self { vm: VmId::new(record.vm_id), record, guest, exit_file, ops }
+    pub(super) fn new(
+        vm: VmId,
+        living: Living,
+        dir: PathBuf,
+        exit_file: PathBuf,
+        ops: Arc<dyn HostOps>,
+    ) -> Self {
+        Self { vm, living, dir, exit_file, ops }
     }
 
     fn processes(&self) -> impl Iterator<Item = ProcessId> + '_ {
         // Init first: the holder follows it and writes how it was.
-        self.record.init.into_iter().chain([self.record.holder])
+        self.living.init.into_iter().chain(self.living.holder)
     }
 
     /// Waits until a process is gone; an unreadable `/proc` counts as alive.
@@ -59,7 +66,7 @@ impl ProcessVm {
     /// The payload's groups empty by themselves once the init is gone; without namespaces they may not.
     async fn payload_gone(&self) {
         loop {
-            match self.ops.payload(&self.record.cgroups) {
+            match self.ops.payload(&self.living.groups) {
                 Ok(pids) if pids.is_empty() => return,
                 Ok(_) | Err(_) => tokio::time::sleep(LOOK_AGAIN).await,
             }
@@ -67,16 +74,17 @@ impl ProcessVm {
     }
 
     async fn kill_all(&self) -> io::Result<()> {
-        if let Some(init) = self.record.init {
+        if let Some(init) = self.living.init {
             self.ops.signal(init, Signal::SIGKILL)?;
             self.gone(init).await;
         }
-        self.ops.kill_payload(&self.record.cgroups)?;
+        self.ops.kill_payload(&self.living.groups)?;
         self.payload_gone().await;
+        let Some(holder) = self.living.holder else { return Ok(()) };
         // The holder has only to write down how it was. Killed any earlier it would free the lock too soon.
-        if tokio::time::timeout(HOLDER_FOLLOWS, self.gone(self.record.holder)).await.is_err() {
-            self.ops.signal(self.record.holder, Signal::SIGKILL)?;
-            self.gone(self.record.holder).await;
+        if tokio::time::timeout(HOLDER_FOLLOWS, self.gone(holder)).await.is_err() {
+            self.ops.signal(holder, Signal::SIGKILL)?;
+            self.gone(holder).await;
         }
         Ok(())
     }
@@ -84,7 +92,7 @@ impl ProcessVm {
     /// What would not die, for people.
     fn survivors(&self) -> String {
         let mut words = Vec::new();
-        for (name, process) in [("init", self.record.init), ("holder", Some(self.record.holder))] {
+        for (name, process) in [("init", self.living.init), ("holder", self.living.holder)] {
             let Some(process) = process else { continue };
             match self.ops.life(process) {
                 Ok(Life::Alive(state)) => words.push(format!("{name} {} in state {state}", process.pid)),
@@ -92,7 +100,7 @@ impl ProcessVm {
                 Err(error) => words.push(format!("{name} {} ({error})", process.pid)),
             }
         }
-        match self.ops.payload(&self.record.cgroups) {
+        match self.ops.payload(&self.living.groups) {
             Ok(pids) if pids.is_empty() => {}
             Ok(pids) => words.push(format!("processes {pids:?}")),
             Err(error) => words.push(format!("its control group ({error})")),
@@ -104,15 +112,19 @@ impl ProcessVm {
 #[async_trait]
 impl RunningVm for ProcessVm {
     fn endpoint(&self) -> Endpoint {
-        Endpoint::Unix { dir: self.guest.clone() }
+        Endpoint::Unix { dir: self.dir.clone() }
     }
 
     async fn exited(&self) -> ExitInfo {
         for process in self.processes() {
             self.gone(process).await;
         }
+        if self.living.holder.is_none() {
+            // Nobody waits for them but us.
+            self.payload_gone().await;
+        }
         match read_record::<ExitRecord>(&self.exit_file) {
-            Ok(Some(exit)) if exit.run_id == self.record.run_id => ExitInfo {
+            Ok(Some(exit)) if exit.run_id == self.living.run_id => ExitInfo {
                 code: exit.code,
                 signal: exit.signal,
                 out_of_memory: exit.out_of_memory,
@@ -129,7 +141,7 @@ impl RunningVm for ProcessVm {
     }
 
     async fn terminate(&self) -> Result<(), HypervisorError> {
-        let Some(init) = self.record.init else { return Ok(()) };
+        let Some(init) = self.living.init else { return Ok(()) };
         self.ops.signal(init, Signal::SIGTERM).map_err(|error| {
             HypervisorError::host(self.vm, format!("send SIGTERM to process {}", init.pid), error)
         })
@@ -153,30 +165,17 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::holder::Isolation;
     use crate::hostops::{FakeHost, VmCgroups};
 
     const HOLDER: ProcessId = ProcessId { pid: 10, start: 1 };
     const INIT: ProcessId = ProcessId { pid: 11, start: 2 };
 
     fn machine(host: &Arc<FakeHost>, dir: &std::path::Path) -> ProcessVm {
-        let record = RunRecord {
-            vm_id: 7,
-            run_id: 3,
-            host_incarnation: 1,
-            node: "n1".into(),
-            spec_digest: "d".into(),
-            boot_id: "this-boot".into(),
-            holder: HOLDER,
-            init: Some(INIT),
-            isolation: Isolation::Namespaces,
-            cgroups: VmCgroups::default(),
-            lock: "/h/.qvd-vm-7.lock".into(),
-            started: "now".into(),
-        };
+        let living =
+            Living { run_id: 3, holder: Some(HOLDER), init: Some(INIT), groups: VmCgroups::default() };
         host.add_process(HOLDER);
         host.add_process(INIT);
-        ProcessVm::new(record, dir.join("guest"), dir.join("exit"), host.clone())
+        ProcessVm::new(VmId::new(7), living, dir.to_owned(), dir.join("exit"), host.clone())
     }
 
     #[tokio::test]

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest as _, Sha256};
 
 use qvd_core::VmId;
-use qvd_core::hypervisor::VmSpec;
+use qvd_core::hypervisor::{VMA_SOCKET, VmSpec};
 
 use super::settings::ProcessSettings;
 use crate::holder::{Account, GUEST_BIN, GUEST_DIR, GUEST_HOME, GUEST_RUN, Isolation, Order, safe_name};
@@ -84,7 +84,7 @@ pub(super) fn order(
             (PathBuf::from(GUEST_RUN), PathBuf::from(GUEST_HOME), PathBuf::from(GUEST_BIN))
         }
         Isolation::None => {
-            let longest = guest.join("vma.sock").as_os_str().len();
+            let longest = guest.join(VMA_SOCKET).as_os_str().len();
             if longest >= LONGEST_SOCKET_PATH {
                 return Err(Unplannable(format!(
                     "'{}' is too long for a socket's path without namespaces: choose a shorter path.run",
@@ -132,7 +132,8 @@ pub(super) fn guest_dir(settings: &ProcessSettings, vm: VmId) -> PathBuf {
     vm_dir(settings, vm).join(GUEST_DIR)
 }
 
-/// The agent's configuration; the extra text comes last and so wins.
+/// The agent's configuration; the extra text comes last and so wins. Its calls come in where the holder listens: the
+/// socket that is named here is made only by an agent that was started by hand.
 fn agent_config(run: &Path, homes: &Path, bin: &Path, login: &str, display: i64, extra: &str) -> String {
     let path = |path: &Path| escape(&path.to_string_lossy());
     let (run, homes, bin) = (path(run), path(homes), path(bin));
@@ -142,7 +143,7 @@ fn agent_config(run: &Path, homes: &Path, bin: &Path, login: &str, display: i64,
          path.tmp = /tmp\n\
          path.qvd.bin = {bin}\n\
          vma.pid_file = {run}/vma.pid\n\
-         vma.rpc.socket = {run}/vma.sock\n\
+         vma.rpc.socket = {run}/{VMA_SOCKET}\n\
          vma.nxagent.listen = {run}/nx.sock\n\
          vma.nxagent.authority = 1\n\
          vma.user.home.path = {homes}\n\

@@ -16,7 +16,7 @@ use qvd_core::VmId;
 use qvd_core::hypervisor::{ExitInfo, Found, HypervisorError, Prepared, RunningVm, VmSpec};
 
 use super::check::nonce;
-use super::inspect::{self, Verdict};
+use super::inspect::{self, Living, Verdict};
 use super::machine::ProcessVm;
 use super::plan::{self, Surroundings};
 use super::settings::ProcessSettings;
@@ -51,12 +51,12 @@ impl Host {
         let vm = spec.vm_id;
         let dir = &self.settings.homefs_dir;
         let recorded = spec.storage.as_deref();
-        if let Verdict::Running(record) = self.judge(vm)? {
+        if let Verdict::Running(living) = self.judge(vm)? {
             // Prepared by its own launch; another run of it must end first.
-            return if record.run_id == spec.run_id.get() {
+            return if living.run_id == spec.run_id.get() {
                 self.storage_of(spec).map(prepared)
             } else {
-                Err(HypervisorError::HomeInUse { vm, holder: format!("run {} on this host", record.run_id) })
+                Err(HypervisorError::HomeInUse { vm, holder: format!("run {} on this host", living.run_id) })
             };
         }
         make_dir(dir, 0o711)
@@ -82,13 +82,13 @@ impl Host {
     pub(super) fn order(&self, spec: &VmSpec) -> Result<Ordered, HypervisorError> {
         let vm = spec.vm_id;
         match self.judge(vm)? {
-            Verdict::Running(record) if record.run_id == spec.run_id.get() => {
-                return Ok(Ordered::Lives(self.machine(record)));
+            Verdict::Running(living) if living.run_id == spec.run_id.get() => {
+                return Ok(Ordered::Lives(self.machine(vm, living)));
             }
-            Verdict::Running(record) => {
+            Verdict::Running(living) => {
                 return Err(HypervisorError::HomeInUse {
                     vm,
-                    holder: format!("run {} on this host", record.run_id),
+                    holder: format!("run {} on this host", living.run_id),
                 });
             }
             // The lock decides.
@@ -147,7 +147,7 @@ impl Host {
         let vm = spec.vm_id;
         match report {
             Report::Launched => match self.record(vm)? {
-                Some(record) if record.run_id == spec.run_id.get() => Ok(self.machine(record)),
+                Some(record) if record.run_id == spec.run_id.get() => Ok(self.machine(vm, (&record).into())),
                 // Ended and cleaned up already: the caller was slower than the machine.
                 _ => Err(HypervisorError::EarlyExit { vm, exit: ExitInfo::default() }),
             },
@@ -191,10 +191,10 @@ impl Host {
         let vm = spec.vm_id;
         let deadline = Instant::now() + TWIN_LIMIT;
         loop {
-            if let Verdict::Running(record) = self.judge(vm)?
-                && record.run_id == spec.run_id.get()
+            if let Verdict::Running(living) = self.judge(vm)?
+                && living.run_id == spec.run_id.get()
             {
-                return Ok(self.machine(record));
+                return Ok(self.machine(vm, living));
             }
             if Instant::now() >= deadline {
                 return Err(HypervisorError::Busy { vm, what: "another launch of the same run".to_owned() });
@@ -211,10 +211,10 @@ impl Host {
                 Err(error) => found.push(Found::Unknown { vm_id: vm, reason: error.to_string() }),
                 Ok(evidence) => match inspect::judge(&evidence, &self.settings.node) {
                     Verdict::Absent => {}
-                    Verdict::Running(record) => found.push(Found::Running {
+                    Verdict::Running(living) => found.push(Found::Running {
                         vm_id: vm,
-                        run_id: qvd_core::RunId::new(record.run_id),
-                        vm: self.machine(record),
+                        run_id: qvd_core::RunId::new(living.run_id),
+                        vm: self.machine(vm, living),
                     }),
                     Verdict::Debris(parts) => found.push(Found::Partial { vm_id: vm, parts }),
                     Verdict::Unclear(reason) => found.push(Found::Unknown { vm_id: vm, reason }),
@@ -226,8 +226,9 @@ impl Host {
 
     pub(super) fn cleanup(&self, vm: VmId) -> Result<(), HypervisorError> {
         match self.judge(vm)? {
-            Verdict::Running(record) => {
-                let what = format!("run {} with holder {}", record.run_id, record.holder.pid);
+            Verdict::Running(living) => {
+                let holder = living.holder.map_or("none".to_owned(), |holder| holder.pid.to_string());
+                let what = format!("run {} with holder {holder}", living.run_id);
                 return Err(HypervisorError::Busy { vm, what });
             }
             Verdict::Unclear(what) => return Err(HypervisorError::Busy { vm, what }),
@@ -262,10 +263,9 @@ impl Host {
         inspect::record(&self.settings, vm).map_err(|e| HypervisorError::host(vm, "read its run record", e))
     }
 
-    fn machine(&self, record: RunRecord) -> Arc<dyn RunningVm> {
-        let vm = VmId::new(record.vm_id);
-        let guest = plan::guest_dir(&self.settings, vm);
-        Arc::new(ProcessVm::new(record, guest, inspect::exit_file(&self.settings, vm), self.ops.clone()))
+    fn machine(&self, vm: VmId, living: Living) -> Arc<dyn RunningVm> {
+        let dir = plan::vm_dir(&self.settings, vm);
+        Arc::new(ProcessVm::new(vm, living, dir, inspect::exit_file(&self.settings, vm), self.ops.clone()))
     }
 
     fn lock(&self, vm: VmId, run_id: i64, incarnation: i64) -> Result<VmLock, HypervisorError> {

@@ -123,7 +123,10 @@ fn listen(dir: &Path) -> mpsc::UnboundedReceiver<UnixStream> {
 
 /// Through the open directory, since a socket address holds a short path only.
 fn bind(dir: &Path, name: &str) -> UnixListener {
-    let open = std::fs::File::open(dir).unwrap();
+    let path = dir.join(name);
+    let dir = path.parent().unwrap();
+    std::fs::create_dir_all(dir).unwrap();
+    let (open, name) = (std::fs::File::open(dir).unwrap(), path.file_name().unwrap().to_str().unwrap());
     UnixListener::bind(format!("/proc/self/fd/{}/{name}", open.as_raw_fd())).unwrap()
 }
 
