@@ -5,6 +5,7 @@
 //! | [`drivers`] | how one kind of machine is prepared, launched, found again and ended | the database |
 //! | `holder` | the small process that owns a machine's lock and outlives its launcher | the network |
 //! | `disk` | names and locks of homes | what is inside a home |
+//! | `net` | interfaces and addresses of machines | who may talk to whom |
 //! | `hostops` | privileged calls; the only home of `unsafe` | policy |
 //! | `hkd` | rows, commands, states | how a driver does it |
 //!
@@ -20,3 +21,5 @@ pub mod hkd;
 pub mod holder;
 #[cfg(feature = "process")]
 pub mod hostops;
+#[cfg(feature = "process")]
+pub mod net;

@@ -19,6 +19,7 @@ use lab::{HOLDER_VARIABLE, LIMIT, Lab, PATIENT, is_root, namespace, skip, spec, 
 use qvd_core::VmId;
 use qvd_core::hypervisor::{Endpoint, Found, Hypervisor, HypervisorError};
 use qvd_hypervisor::hostops::{Life, LockContent, LockOutcome, VmLock, descendants};
+use qvd_hypervisor::net::plan::BridgeSettings;
 
 #[tokio::test]
 async fn a_machine_has_namespaces_of_its_own_on_the_hosts_network() {
@@ -33,6 +34,66 @@ async fn a_machine_has_namespaces_of_its_own_on_the_hosts_network() {
     // The holder must not keep the host's mounts busy in a namespace of its own.
     assert_eq!(namespace(lab.record(1).holder.pid, "mnt"), namespace(me, "mnt"));
     assert_eq!(vm.endpoint(), Endpoint::Unix { dir: lab.vm_dir(1) });
+    lab.end().await;
+}
+
+#[tokio::test]
+async fn on_a_bridge_a_machine_has_an_address_of_its_own() {
+    if !is_root() {
+        return skip("only root can attach a machine to a bridge");
+    }
+    // This thread's network from now on, and that of everything started by it: no bridge is left to remove.
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+    for words in
+        ["link add qvdtest type bridge", "address add 10.99.0.1/16 dev qvdtest", "link set qvdtest up"]
+    {
+        assert!(Command::new("ip").args(words.split(' ')).status().unwrap().success(), "ip {words}");
+    }
+    let mut lab = Lab::new(
+        "{ ip -o address show dev eth0; ip route; cat /sys/class/net/eth0/address; } > $run/report 2>&1
+         trap 'exit 7' TERM; touch $run/up; while :; do sleep 60 & wait $!; done",
+    );
+    lab.settings.bridge = Some(BridgeSettings {
+        bridge: "qvdtest".into(),
+        device_prefix: "qvd".into(),
+        mac_prefix: "54:52:00".into(),
+        mask_bits: Some(16),
+        gateway: Some([10, 99, 0, 1].into()),
+        vma_port: 3030,
+    });
+    let driver = lab.driver();
+    assert!(driver.capabilities().own_network);
+    let checks = driver.check().await;
+    let network = checks.iter().find(|check| check.what == "network of the machines").unwrap();
+    assert_eq!(network.remedy, None, "{network:?}");
+    let mut spec = spec(7, 1);
+    spec.ip = Some("10.99.3.7".into());
+    let vm = lab.start(&spec).await;
+    let endpoint = Endpoint::Ip { address: [10, 99, 3, 7].into(), vma_port: 3030, x_port: 4100 };
+    assert_eq!(vm.endpoint(), endpoint);
+    let init = lab.record(7).init.unwrap().pid;
+    assert_ne!(namespace(init, "net"), namespace(std::process::id() as i32, "net"));
+    let report = fs::read_to_string(lab.guest(7).join("report")).unwrap();
+    assert!(report.contains("10.99.3.7/16") && report.contains("default via 10.99.0.1"), "{report}");
+    // Nobody listens in this machine; that it says so means that it is reached.
+    let called = tokio::time::timeout(LIMIT, tokio::net::TcpStream::connect("10.99.3.7:3030")).await.unwrap();
+    assert_eq!(called.unwrap_err().kind(), std::io::ErrorKind::ConnectionRefused);
+    assert!(!lab.vm_dir(7).join("vma.sock").exists());
+
+    let found = driver.find().await.unwrap();
+    let [Found::Running { vm: adopted, .. }] = found.as_slice() else { panic!("{found:?}") };
+    assert_eq!(adopted.endpoint(), endpoint);
+    vm.kill(LIMIT).await.unwrap();
+    driver.cleanup(VmId::new(7)).await.unwrap();
+    assert!(driver.find().await.unwrap().is_empty());
+    assert!(!Command::new("ip").args(["link", "show", "qvd7"]).status().unwrap().success());
+
+    // An interface of that name that somebody else made is not taken away from him.
+    assert!(Command::new("ip").args(["link", "add", "qvd7", "type", "bridge"]).status().unwrap().success());
+    driver.prepare(&spec).await.unwrap();
+    let refused = driver.launch(&spec).await.map(|_| ()).unwrap_err();
+    let words = qvd_core::error::chain(&refused).to_string();
+    assert!(words.contains("'qvd7'") && words.contains("internal.vm.network.device.prefix"), "{words}");
     lab.end().await;
 }
 

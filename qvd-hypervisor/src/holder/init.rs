@@ -10,7 +10,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{SigSet, Signal, kill, killpg};
@@ -24,6 +24,7 @@ use super::{GUEST_BIN, GUEST_RUN};
 use crate::hostops::{
     adopt_orphans, descendants, die_with_parent, forbid_new_privileges, unblock_signals_in,
 };
+use crate::net;
 
 /// What init tells the holder, one JSON document per line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,8 +57,8 @@ pub(super) struct Birth<'a> {
     pub(super) limit_memory: bool,
     /// Where the agent prints.
     pub(super) console: File,
-    /// The socket that the agent answers on; it gets it as its standard input.
-    pub(super) calls: UnixListener,
+    /// The socket that the agent answers on, as its standard input; none where it has a network of its own.
+    pub(super) calls: Option<UnixListener>,
     /// Gives one byte once the holder has written down who we are.
     pub(super) go: OwnedFd,
     /// Takes [`Word`]s.
@@ -104,6 +105,9 @@ fn begin(birth: &Birth<'_>) -> Result<Option<Pid>, StepFailed> {
     }
     // The agent and the session are as good a victim of a full memory as any other process.
     let _ = fs::write("/proc/self/oom_score_adj", "0");
+    if let Some(network) = &order.network {
+        step("set up the network inside", net::apply::set_up_inside(network))?;
+    }
     if own_namespaces {
         let programs = order.agent.parent().unwrap_or(Path::new("/"));
         let view = View {
@@ -168,7 +172,10 @@ fn start_agent(birth: &Birth<'_>, own_namespaces: bool) -> Result<Pid, StepFaile
         (order.agent.clone(), birth.guest.to_owned())
     };
     let operation = || format!("start the agent '{}' (command.qvd-vma)", order.agent.display());
-    let calls = step(operation(), birth.calls.try_clone())?;
+    let calls = match &birth.calls {
+        Some(calls) => OwnedFd::from(step(operation(), calls.try_clone())?).into(),
+        None => Stdio::null(),
+    };
     let stdout = step(operation(), birth.console.try_clone())?;
     let stderr = step(operation(), birth.console.try_clone())?;
     let mut command = Command::new(&program);
@@ -179,7 +186,7 @@ fn start_agent(birth: &Birth<'_>, own_namespaces: bool) -> Result<Pid, StepFaile
         .envs(environment(&order.account, own_namespaces))
         .current_dir("/")
         .process_group(0)
-        .stdin(OwnedFd::from(calls))
+        .stdin(calls)
         .stdout(stdout)
         .stderr(stderr);
     if order.account.switch {

@@ -20,6 +20,7 @@ use crate::hostops::{
     CgroupLimits, CgroupPlace, Life, LockContent, LockOutcome, Namespaces, ProcessId, VmCgroups, VmLock,
     adopt_orphans, boot_id, spawn_init,
 };
+use crate::net;
 use qvd_core::VmId;
 
 /// `holder run DIR NONCE`: detaches a holder and prints its [`Report`].
@@ -68,6 +69,7 @@ fn hold(dir: &Path, nonce: &str, reply: &mut Reply) -> Result<(), Report> {
         holder: attempt("look at the holder", ProcessId::me())?,
         init: None,
         isolation: order.isolation,
+        network: order.network.clone(),
         cgroups: groups.clone(),
         lock: order.lock.clone(),
         started,
@@ -83,6 +85,12 @@ fn hold(dir: &Path, nonce: &str, reply: &mut Reply) -> Result<(), Report> {
     if let Err(error) = recorded {
         machine.abandon();
         return Err(failed("write run.json", &error));
+    }
+    if let Some(network) = &order.network
+        && let Err(error) = net::apply::connect(network, machine.init.as_raw())
+    {
+        machine.abandon();
+        return Err(failed(&format!("attach it to the bridge '{}'", network.bridge), &error));
     }
     let exit = machine.live(reply, &order);
     let exit =
@@ -166,7 +174,11 @@ impl Machine {
         reply: Option<RawFd>,
     ) -> Result<Self, Report> {
         let own_namespaces = order.isolation == Isolation::Namespaces;
-        let namespaces = Namespaces { own: own_namespaces, user: own_namespaces && !geteuid().is_root() };
+        let namespaces = Namespaces {
+            own: own_namespaces,
+            net: order.network.is_some(),
+            user: own_namespaces && !geteuid().is_root(),
+        };
         if !own_namespaces {
             // Should init be killed, its children become ours to end.
             attempt("adopt orphans", adopt_orphans())?;

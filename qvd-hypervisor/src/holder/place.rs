@@ -20,8 +20,8 @@ pub(super) struct Place {
     pub(super) guest: PathBuf,
     /// Where the agent prints.
     pub(super) console: File,
-    /// Where calls of the agent come in.
-    pub(super) calls: UnixListener,
+    /// Where calls of the agent come in, unless it has a network of its own and listens there.
+    pub(super) calls: Option<UnixListener>,
 }
 
 /// Makes a fresh run directory with the agent's configuration in it.
@@ -56,7 +56,10 @@ pub(super) fn make(dir: &Path, order: &Order) -> io::Result<Place> {
         .mode(0o600)
         .custom_flags(libc::O_NOFOLLOW)
         .open(dir.join(CONSOLE_LOG))?;
-    let calls = listen(dir, order.socket_group.filter(|_| account.switch))?;
+    let calls = match order.network {
+        Some(_) => None,
+        None => Some(listen(dir, order.socket_group.filter(|_| account.switch))?),
+    };
     Ok(Place { guest, console, calls })
 }
 

@@ -83,7 +83,7 @@ fn try_view(dir: &Path) -> io::Result<ProbeReport> {
     let (from_init, to_us) = pipe2(OFlag::O_CLOEXEC)?;
     let (go_read, go_write) = pipe2(OFlag::O_CLOEXEC)?;
     let go_write_raw = go_write.as_raw_fd();
-    let init = spawn_init(Namespaces { own: true, user: !root }, || {
+    let init = spawn_init(Namespaces { own: true, net: false, user: !root }, || {
         let _ = nix::unistd::close(go_write_raw);
         // Also ends the wait when the parent is gone.
         let _ = nix::unistd::read(&go_read, &mut [0]);

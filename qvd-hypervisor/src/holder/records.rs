@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::hostops::{ProcessId, VmCgroups, write_atomically};
+use crate::net::plan::MachineNetwork;
 
 /// Name of [`RunRecord`]'s file.
 pub const RUN_RECORD: &str = "run.json";
@@ -93,6 +94,8 @@ pub struct Order {
     pub agent_config: String,
     /// How it is kept apart.
     pub isolation: Isolation,
+    /// Its own network; without it the machine is on the host's and answers on unix sockets.
+    pub network: Option<MachineNetwork>,
 }
 
 /// What a holder answers to its launcher: one JSON document on its standard output.
@@ -144,6 +147,9 @@ pub struct RunRecord {
     pub init: Option<ProcessId>,
     /// How it is kept apart.
     pub isolation: Isolation,
+    /// Its own network.
+    #[serde(default)]
+    pub network: Option<MachineNetwork>,
     /// Its control groups.
     pub cgroups: VmCgroups,
     /// The lock that its holder holds.

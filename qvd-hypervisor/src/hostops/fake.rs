@@ -25,6 +25,7 @@ struct World {
     locks: HashMap<PathBuf, LockContent>,
     payload: Vec<i32>,
     custody: Option<Custody>,
+    devices: Vec<String>,
     signals: Vec<(ProcessId, Signal)>,
     broken: bool,
 }
@@ -69,6 +70,11 @@ impl FakeHost {
     /// Sets what is seen to work in any machine's directory.
     pub fn set_custody(&self, custody: Custody) {
         self.world().custody = Some(custody);
+    }
+
+    /// Sets the interfaces that there are, whoever asks.
+    pub fn set_network_devices(&self, devices: Vec<String>) {
+        self.world().devices = devices;
     }
 
     /// Lets every question fail from now on.
@@ -125,6 +131,10 @@ impl HostOps for FakeHost {
 
     fn custody(&self, _: &Path) -> io::Result<Option<Custody>> {
         Ok(self.intact()?.custody)
+    }
+
+    fn network_devices(&self, _: &str) -> io::Result<Vec<String>> {
+        Ok(self.intact()?.devices.clone())
     }
 
     fn payload(&self, _: &VmCgroups) -> io::Result<Vec<i32>> {

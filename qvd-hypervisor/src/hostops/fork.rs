@@ -25,6 +25,8 @@ pub enum Fork {
 pub struct Namespaces {
     /// Own pid, mount, ipc and uts namespaces; without them it is an ordinary child.
     pub own: bool,
+    /// An own network namespace besides.
+    pub net: bool,
     /// A user namespace besides: what an account other than root needs to be allowed the rest.
     pub user: bool,
 }
@@ -59,6 +61,9 @@ pub fn spawn_init(namespaces: Namespaces, mut init: impl FnMut() -> u8) -> io::R
             | CloneFlags::CLONE_NEWNS
             | CloneFlags::CLONE_NEWIPC
             | CloneFlags::CLONE_NEWUTS;
+    }
+    if namespaces.net {
+        flags |= CloneFlags::CLONE_NEWNET;
     }
     if namespaces.user {
         flags |= CloneFlags::CLONE_NEWUSER;
@@ -151,7 +156,7 @@ mod tests {
             })
         };
         assert_eq!(fork().unwrap_err().raw_os_error(), Some(libc::EDEADLK));
-        assert!(spawn_init(Namespaces { own: false, user: false }, || 0).is_err());
+        assert!(spawn_init(Namespaces { own: false, net: false, user: false }, || 0).is_err());
         barrier.wait();
         other.join().unwrap();
     }

@@ -92,6 +92,13 @@ pub trait HostOps: Debug + Send + Sync + 'static {
     /// The kernel's.
     fn custody(&self, dir: &Path) -> io::Result<Option<Custody>>;
 
+    /// Interfaces of the host that `owner` made for machines.
+    ///
+    /// # Errors
+    ///
+    /// When they cannot be listed.
+    fn network_devices(&self, owner: &str) -> io::Result<Vec<String>>;
+
     /// Processes of a machine's payload.
     ///
     /// # Errors
@@ -142,6 +149,10 @@ impl HostOps for SystemHost {
 
     fn custody(&self, dir: &Path) -> io::Result<Option<Custody>> {
         Custody::of(dir)
+    }
+
+    fn network_devices(&self, owner: &str) -> io::Result<Vec<String>> {
+        crate::net::apply::devices_of(owner)
     }
 
     fn payload(&self, groups: &VmCgroups) -> io::Result<Vec<i32>> {

@@ -12,6 +12,7 @@ use qvd_core::hypervisor::Check;
 use super::settings::ProcessSettings;
 use crate::holder::{ProbeReport, ProbeStep};
 use crate::hostops::{CgroupLimits, CgroupPlace, LockContent, LockOutcome, VmLock, unsafe_lock_options};
+use crate::net::{self, plan::BridgeSettings};
 
 /// All checks, in the order in which a reader should mend.
 pub(super) fn all(settings: &ProcessSettings) -> Vec<Check> {
@@ -29,6 +30,7 @@ pub(super) fn all(settings: &ProcessSettings) -> Vec<Check> {
     ];
     checks.extend(isolation(settings));
     checks.push(cgroups(settings));
+    checks.extend(settings.bridge.as_ref().map(|bridge| network(settings, bridge)));
     checks
 }
 
@@ -154,6 +156,28 @@ pub fn apparmor_profile(program: &Path) -> String {
         path.chars().flat_map(|c| "\\\"*?[]{}^".contains(c).then_some('\\').into_iter().chain([c])).collect();
     format!(
         "abi <abi/4.0>,\ninclude <tunables/global>\nprofile qvd \"{path}\" flags=(unconfined) {{\n  userns,\n}}\n"
+    )
+}
+
+fn network(settings: &ProcessSettings, bridge: &BridgeSettings) -> Check {
+    let name = &bridge.bridge;
+    let found = match net::apply::bridge_exists(name) {
+        _ if !nix::unistd::geteuid().is_root() || !settings.isolated => {
+            Err("only root can attach machines in namespaces of their own to a bridge".to_owned())
+        }
+        Ok(true) if bridge.mask_bits.is_none() => Err("vm.network.netmask is not set".to_owned()),
+        Ok(true) => Ok(format!("bridge '{name}'")),
+        Ok(false) => Err(format!("there is no bridge '{name}'")),
+        Err(error) => Err(error.to_string()),
+    };
+    check(
+        "network of the machines",
+        found,
+        format!(
+            "make the bridge (ip link add {name} type bridge) and set vm.network.bridge and vm.network.netmask, or \
+             set vm.process.network=host"
+        ),
+        true,
     )
 }
 

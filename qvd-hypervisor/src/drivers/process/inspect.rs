@@ -10,6 +10,7 @@ use super::settings::ProcessSettings;
 use crate::disk::homes::lock_path;
 use crate::holder::{EXIT_RECORD, RUN_RECORD, RunRecord, read_record};
 use crate::hostops::{CgroupPlace, Custody, HostOps, Life, LockState, ProcessId, VmCgroups};
+use crate::net::plan::MachineNetwork;
 
 /// Everything that can be seen of one machine without changing anything.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,6 +46,8 @@ pub(super) struct Living {
     pub(super) init: Option<ProcessId>,
     /// Its control groups.
     pub(super) groups: VmCgroups,
+    /// Its network, when it has one of its own.
+    pub(super) network: Option<MachineNetwork>,
 }
 
 impl From<&RunRecord> for Living {
@@ -54,6 +57,7 @@ impl From<&RunRecord> for Living {
             holder: Some(record.holder),
             init: record.init,
             groups: record.cgroups.clone(),
+            network: record.network.clone(),
         }
     }
 }
@@ -106,6 +110,7 @@ pub(super) fn look(settings: &ProcessSettings, ops: &dyn HostOps, vm: VmId) -> i
         _ => place.find(vm),
     };
     parts.extend(groups.paths().iter().filter(|path| path.exists()).map(|path| path.display().to_string()));
+    parts.extend(device(settings, ops, vm)?.map(|device| format!("interface {device}")));
     let payload = ops.payload(&groups)?;
     let custody = match (&current, &lock) {
         (None, LockState::Held(_)) => ops.custody(&dir)?,
@@ -174,6 +179,7 @@ impl Evidence {
             holder: self.custody.map(|custody| custody.holder),
             init: self.custody.and_then(|custody| custody.init),
             groups: self.groups.clone(),
+            network: None,
         }
     }
 }
@@ -183,14 +189,27 @@ impl Evidence {
 /// # Errors
 ///
 /// When a directory could not be read.
-pub(super) fn machines(settings: &ProcessSettings) -> io::Result<Vec<VmId>> {
+pub(super) fn machines(settings: &ProcessSettings, ops: &dyn HostOps) -> io::Result<Vec<VmId>> {
     let mut found: Vec<VmId> =
         list(&settings.vms_dir())?.iter().filter_map(|name| name.parse().ok()).collect();
     found.extend(CgroupPlace::new(&settings.cgroup_mount, &settings.cgroup_name()).machines());
     found.extend(list(&settings.homefs_dir)?.iter().filter_map(|name| crate::disk::homes::vm_of_lock(name)));
+    if let Some(bridge) = &settings.bridge {
+        let devices = ops.network_devices(&settings.cgroup_name())?;
+        found.extend(
+            devices.iter().filter_map(|name| name.strip_prefix(&bridge.device_prefix)?.parse::<VmId>().ok()),
+        );
+    }
     found.sort_unstable();
     found.dedup();
     Ok(found)
+}
+
+/// The host's end of a machine's network, where there are such.
+pub(super) fn device(settings: &ProcessSettings, ops: &dyn HostOps, vm: VmId) -> io::Result<Option<String>> {
+    let Some(bridge) = &settings.bridge else { return Ok(None) };
+    let name = format!("{}{vm}", bridge.device_prefix);
+    Ok(ops.network_devices(&settings.cgroup_name())?.into_iter().find(|device| *device == name))
 }
 
 /// Names in a directory; a directory that is not there is empty.
@@ -239,6 +258,7 @@ mod tests {
             holder: ProcessId { pid: 10, start: 1 },
             init: init.then_some(ProcessId { pid: 11, start: 2 }),
             isolation: Isolation::Namespaces,
+            network: None,
             cgroups: VmCgroups::default(),
             lock: "/h/.qvd-vm-7.lock".into(),
             started: "now".into(),
@@ -322,6 +342,7 @@ mod tests {
             holder: Some(HELD_BY.holder),
             init: HELD_BY.init,
             groups: VmCgroups::default(),
+            network: None,
         };
         let orphan = Evidence { lock: held("n1"), custody: Some(HELD_BY), ..evidence(None) };
         assert_eq!(judge(&orphan, "n1"), Verdict::Running(known.clone()));
@@ -421,6 +442,6 @@ mod tests {
         let evidence = look(&settings, &host, VmId::new(7)).unwrap();
         assert!(evidence.stale_boot);
         assert_eq!(judge(&evidence, "n1"), Verdict::Debris(vec![RUN_RECORD.to_owned()]));
-        assert_eq!(machines(&settings).unwrap(), [VmId::new(7)]);
+        assert_eq!(machines(&settings, &host).unwrap(), [VmId::new(7)]);
     }
 }

@@ -112,7 +112,10 @@ impl ProcessVm {
 #[async_trait]
 impl RunningVm for ProcessVm {
     fn endpoint(&self) -> Endpoint {
-        Endpoint::Unix { dir: self.dir.clone() }
+        match &self.living.network {
+            Some(network) => network.endpoint(),
+            None => Endpoint::Unix { dir: self.dir.clone() },
+        }
     }
 
     async fn exited(&self) -> ExitInfo {
@@ -171,8 +174,13 @@ mod tests {
     const INIT: ProcessId = ProcessId { pid: 11, start: 2 };
 
     fn machine(host: &Arc<FakeHost>, dir: &std::path::Path) -> ProcessVm {
-        let living =
-            Living { run_id: 3, holder: Some(HOLDER), init: Some(INIT), groups: VmCgroups::default() };
+        let living = Living {
+            run_id: 3,
+            holder: Some(HOLDER),
+            init: Some(INIT),
+            groups: VmCgroups::default(),
+            network: None,
+        };
         host.add_process(HOLDER);
         host.add_process(INIT);
         ProcessVm::new(VmId::new(7), living, dir.to_owned(), dir.join("exit"), host.clone())

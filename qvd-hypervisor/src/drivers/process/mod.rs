@@ -1,4 +1,5 @@
-//! Machines that are processes: an agent and its children in namespaces of their own, on the host's network.
+//! Machines that are processes: an agent and its children in namespaces of their own, on the host's network or, where
+//! root is told so, each with an address of its own on a bridge.
 //!
 //! It separates desktops, it does not defend a host against them. It needs no image, starts in well under a
 //! second, and works for an ordinary user as well as for root.
@@ -84,7 +85,7 @@ impl Hypervisor for ProcessDriver {
     fn capabilities(&self) -> Capabilities {
         Capabilities {
             needs_image: false,
-            own_network: false,
+            own_network: self.host.settings.bridge.is_some(),
             keeps_home: true,
             survives_restart: true,
             remote: false,

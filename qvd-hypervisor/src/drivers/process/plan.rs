@@ -9,6 +9,7 @@ use qvd_core::hypervisor::{VMA_SOCKET, VmSpec};
 
 use super::settings::ProcessSettings;
 use crate::holder::{Account, GUEST_BIN, GUEST_DIR, GUEST_HOME, GUEST_RUN, Isolation, Order, safe_name};
+use crate::net::plan::MachineNetwork;
 
 /// What the plan depends on besides specification and settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,8 +97,15 @@ pub(super) fn order(
             (guest, around.home.clone(), programs.to_owned())
         }
     };
-    let display = i64::from(settings.first_display) + spec.vm_id.get().rem_euclid(DISPLAY_SPREAD);
-    let agent_config = agent_config(&run, &homes, &bin, &account.login, display, &around.extra_config);
+    let network = network(settings, spec, around.uid)?;
+    let display = match network {
+        // Nobody else is there to have taken it.
+        Some(_) => settings.first_display.into(),
+        None => i64::from(settings.first_display) + spec.vm_id.get().rem_euclid(DISPLAY_SPREAD),
+    };
+    let sockets = network.is_none();
+    let agent_config =
+        agent_config(&run, &homes, &bin, &account.login, display, sockets, &around.extra_config);
     let mut order = Order {
         vm_id: spec.vm_id.get(),
         run_id: spec.run_id.get(),
@@ -117,9 +125,29 @@ pub(super) fn order(
         exposed: settings.exposed.clone(),
         agent_config,
         isolation,
+        network,
     };
     order.spec_digest = digest(&order);
     Ok(order)
+}
+
+fn network(
+    settings: &ProcessSettings,
+    spec: &VmSpec,
+    uid: u32,
+) -> Result<Option<MachineNetwork>, Unplannable> {
+    let Some(bridge) = &settings.bridge else { return Ok(None) };
+    if uid != 0 || !settings.isolated {
+        return Err(Unplannable(
+            "only root can give a machine a network of its own, in namespaces of its own: set \
+             vm.process.network=host"
+                .to_owned(),
+        ));
+    }
+    let owner = settings.cgroup_name();
+    MachineNetwork::new(bridge, &owner, spec.vm_id, spec.ip.as_deref(), settings.first_display)
+        .map(Some)
+        .map_err(Unplannable)
 }
 
 /// The machine's directory, which only the caller's account can change.
@@ -134,17 +162,29 @@ pub(super) fn guest_dir(settings: &ProcessSettings, vm: VmId) -> PathBuf {
 
 /// The agent's configuration; the extra text comes last and so wins. Its calls come in where the holder listens: the
 /// socket that is named here is made only by an agent that was started by hand.
-fn agent_config(run: &Path, homes: &Path, bin: &Path, login: &str, display: i64, extra: &str) -> String {
+fn agent_config(
+    run: &Path,
+    homes: &Path,
+    bin: &Path,
+    login: &str,
+    display: i64,
+    sockets: bool,
+    extra: &str,
+) -> String {
     let path = |path: &Path| escape(&path.to_string_lossy());
     let (run, homes, bin) = (path(run), path(homes), path(bin));
+    let listening = if sockets {
+        format!("vma.rpc.socket = {run}/{VMA_SOCKET}\nvma.nxagent.listen = {run}/nx.sock\n")
+    } else {
+        "vma.rpc.socket =\nvma.nxagent.listen =\n".to_owned()
+    };
     format!(
         "path.run = {run}\n\
          path.log = {run}/log\n\
          path.tmp = /tmp\n\
          path.qvd.bin = {bin}\n\
          vma.pid_file = {run}/vma.pid\n\
-         vma.rpc.socket = {run}/{VMA_SOCKET}\n\
-         vma.nxagent.listen = {run}/nx.sock\n\
+         {listening}\
          vma.nxagent.authority = 1\n\
          vma.user.home.path = {homes}\n\
          vma.user.home.drive =\n\
@@ -223,6 +263,30 @@ mod tests {
         assert_eq!(config.integer("internal.nxagent.display"), 107);
         assert_eq!(config.text("vma.user.umask"), "0077");
         assert_eq!(config.text("vma.user.default.name"), "ann");
+    }
+
+    #[test]
+    fn on_a_bridge_a_machine_has_ports_and_no_sockets() {
+        let mut settings = settings();
+        let config = Config::builder()
+            .set("vm.process.network", "bridge")
+            .set("vm.network.netmask", "255.255.255.0")
+            .build()
+            .unwrap();
+        settings.bridge = ProcessSettings::from_config(&config, Path::new("/usr/bin/qvd")).bridge;
+        let mut spec = spec("desk");
+        let refused = order(&settings, &spec, &around(0)).unwrap_err().to_string();
+        assert!(refused.contains("no address"), "{refused}");
+        spec.ip = Some("10.3.15.7".into());
+        let made = order(&settings, &spec, &around(0)).unwrap();
+        let endpoint = made.network.unwrap().endpoint();
+        assert_eq!((endpoint.address_text().as_str(), endpoint.x_port()), ("10.3.15.7", Some(4100)));
+        let config = Config::builder().file("vma.conf", &made.agent_config).build().unwrap();
+        assert_eq!(config.text("vma.rpc.socket"), "");
+        assert_eq!(config.text("vma.nxagent.listen"), "");
+        assert_eq!(config.integer("internal.nxagent.display"), 100);
+        let refused = order(&settings, &spec, &around(1000)).unwrap_err().to_string();
+        assert!(refused.contains("only root") && refused.contains("vm.process.network=host"), "{refused}");
     }
 
     #[test]

@@ -23,6 +23,7 @@ use super::settings::ProcessSettings;
 use crate::disk::homes::{self, HomeChoice, HomeError, HomeOwner};
 use crate::holder::{Report, RunRecord, launch_file_name, write_record};
 use crate::hostops::{CgroupPlace, HostOps, LockContent, LockOutcome, LockState, VmLock};
+use crate::net;
 
 /// Settings and the seam to the host, shared by all calls.
 #[derive(Debug)]
@@ -206,7 +207,7 @@ impl Host {
     pub(super) fn find(&self) -> Result<Vec<Found>, HypervisorError> {
         let failed = |error| HypervisorError::host(VmId::new(0), "list the machines of this host", error);
         let mut found = Vec::new();
-        for vm in inspect::machines(&self.settings).map_err(failed)? {
+        for vm in inspect::machines(&self.settings, &*self.ops).map_err(failed)? {
             match inspect::look(&self.settings, &*self.ops, vm) {
                 Err(error) => found.push(Found::Unknown { vm_id: vm, reason: error.to_string() }),
                 Ok(evidence) => match inspect::judge(&evidence, &self.settings.node) {
@@ -250,6 +251,10 @@ impl Host {
         for groups in recorded.into_iter().chain([found]) {
             groups.remove().map_err(|e| HypervisorError::host(vm, "remove its control groups", e))?;
         }
+        let device = inspect::device(&self.settings, &*self.ops, vm).and_then(|found| {
+            found.map_or(Ok(()), |device| net::apply::remove(&device, &self.settings.cgroup_name()))
+        });
+        device.map_err(|e| HypervisorError::host(vm, "remove its network interface", e))?;
         remove_dir(&dir).map_err(|e| HypervisorError::host(vm, format!("remove '{}'", dir.display()), e))
     }
 

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use qvd_core::config::Config;
 use sha2::{Digest as _, Sha256};
 
+use crate::net::plan::BridgeSettings;
+
 /// How the process driver works on this host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -27,6 +29,9 @@ pub struct ProcessSettings {
     pub exposed: Vec<PathBuf>,
     /// Namespaces, or only a holder (`vm.process.isolation` = `none`).
     pub isolated: bool,
+    /// A bridge on which each machine has an address of its own (`vm.process.network` = `bridge`); without it machines
+    /// are on the host's network and answer on unix sockets.
+    pub bridge: Option<BridgeSettings>,
     /// User number of machine 0 when the caller is root (`vm.process.uid.base`).
     pub uid_base: u32,
     /// First X display number (`internal.nxagent.display`); machines begin at different ones.
@@ -57,6 +62,7 @@ impl ProcessSettings {
             home_skeleton: None,
             exposed: Vec::new(),
             isolated: true,
+            bridge: None,
             uid_base: 2_000_000,
             first_display: 100,
             router_user: String::new(),
@@ -81,6 +87,7 @@ impl ProcessSettings {
             home_skeleton: optional("vm.process.home.skel").filter(|path| path.is_dir()),
             exposed: config.list("vm.process.expose").into_iter().map(PathBuf::from).collect(),
             isolated: config.text("vm.process.isolation") != "none",
+            bridge: (config.text("vm.process.network") == "bridge").then(|| bridge(config)),
             uid_base: u32::try_from(config.integer("vm.process.uid.base")).unwrap_or(defaults.uid_base),
             first_display: u32::try_from(config.integer("internal.nxagent.display"))
                 .unwrap_or(defaults.first_display),
@@ -102,6 +109,17 @@ impl ProcessSettings {
     /// The directory of all machines.
     pub fn vms_dir(&self) -> PathBuf {
         self.run_dir.join("vms")
+    }
+}
+
+fn bridge(config: &Config) -> BridgeSettings {
+    BridgeSettings {
+        bridge: config.text("vm.network.bridge"),
+        device_prefix: config.text("internal.vm.network.device.prefix"),
+        mac_prefix: config.text("vm.network.mac.prefix"),
+        mask_bits: config.netmask("vm.network.netmask"),
+        gateway: config.ipv4("vm.network.gateway"),
+        vma_port: config.port("internal.vm.port.vma"),
     }
 }
 
@@ -135,7 +153,22 @@ mod tests {
         assert_eq!(settings.homefs_dir, Path::new("/tmp/s/homefs"));
         assert_eq!(settings.vma_program, Path::new("/opt/qvd-vma"));
         assert_eq!((settings.uid_base, settings.first_display, settings.isolated), (5000, 100, false));
+        assert_eq!(settings.bridge, None, "the host's network, unless a bridge is asked for");
         assert_eq!((settings.vma_config, settings.home_skeleton), (None, None));
+    }
+
+    #[test]
+    fn a_bridge_is_asked_for_by_name_and_brings_its_network() {
+        let config = Config::builder()
+            .set("vm.process.network", "bridge")
+            .set("vm.network.netmask", "255.255.0.0")
+            .set("vm.network.gateway", "10.3.0.1")
+            .build()
+            .unwrap();
+        let bridge = ProcessSettings::from_config(&config, Path::new("/usr/bin/qvd")).bridge.unwrap();
+        assert_eq!((bridge.bridge.as_str(), bridge.device_prefix.as_str()), ("qvdnet", "qvd"));
+        assert_eq!((bridge.mask_bits, bridge.gateway), (Some(16), Some([10, 3, 0, 1].into())));
+        assert_eq!((bridge.vma_port, bridge.mac_prefix.as_str()), (3030, "54:52:00"));
     }
 
     #[test]
