@@ -273,10 +273,12 @@ impl Found {
 ///
 /// * [`prepare`](Hypervisor::prepare) takes the lock of the virtual machine first and is idempotent for
 ///   the same run. It never deletes, truncates or formats a home.
-/// * [`launch`](Hypervisor::launch) follows a `prepare` of the same run, and starts it at most once: a
-///   second call for a run that lives returns the living one.
+/// * [`launch`](Hypervisor::launch) follows a `prepare` of the same run; a machine that was never prepared is refused.
+///   A run is started at most once: a second call for one that lives returns the living one, for one that has ended and
+///   was not cleaned up yet it fails with [`HypervisorError::EarlyExit`].
 /// * [`find`](Hypervisor::find) is read-only and lists everything of this driver on this host, also what no
-///   database knows. What could not be read is [`Found::Unknown`] or an error, never a shorter list.
+///   database knows, and what has ended until it is cleaned up. What could not be read is [`Found::Unknown`] or an error,
+///   never a shorter list.
 /// * [`cleanup`](Hypervisor::cleanup) is idempotent and legal after any crash. It refuses with
 ///   [`HypervisorError::Busy`] while a process of the machine lives, and releases the lock last.
 /// * A driver never touches the database.

@@ -373,6 +373,27 @@ async fn a_machine_that_eats_too_much_says_so() {
 }
 
 #[tokio::test]
+async fn processes_are_limited_with_and_without_control_groups() {
+    let script = "awk '/Max processes/ {print $3}' /proc/self/limits > $run/most
+        trap 'exit 7' TERM; touch $run/up; while :; do sleep 60 & wait $!; done";
+    let mut lab = Lab::new(script);
+    lab.start(&spec(1, 1)).await;
+    let groups = lab.record(1).cgroups;
+    if groups.limits_processes() {
+        let most = |top: &std::path::PathBuf| fs::read_to_string(top.join("payload/pids.max")).ok();
+        assert_eq!(groups.paths().iter().find_map(most).unwrap().trim(), "4096");
+    }
+    lab.end().await;
+    if !is_root() {
+        return skip("an ordinary user's machines have no account of their own to count");
+    }
+    lab.settings.cgroup_mount = lab.dir.path().join("no-cgroups");
+    lab.start(&spec(1, 2)).await;
+    assert_eq!(fs::read_to_string(lab.guest(1).join("most")).unwrap().trim(), "4096");
+    lab.end().await;
+}
+
+#[tokio::test]
 async fn a_killed_holder_takes_its_machine_along() {
     let lab = Lab::new(PATIENT);
     let vm = lab.start(&spec(1, 1)).await;
@@ -557,7 +578,26 @@ async fn it_keeps_every_law_of_a_driver() {
     let open = move || -> std::sync::Arc<dyn Hypervisor> {
         std::sync::Arc::new(qvd_hypervisor::drivers::process::ProcessDriver::new(settings.clone()))
     };
-    conformance::hypervisor(DriverSubject::new(open)).await;
+    let letter = |homes: &Path, vm: VmId| homes.join(format!("{vm}-fs/letter"));
+    let (homes, same_homes) = (lab.settings.homefs_dir.clone(), lab.settings.homefs_dir.clone());
+    let vms = lab.settings.vms_dir();
+    let spoiled = std::sync::Arc::new(std::sync::Mutex::new(None));
+    let note = spoiled.clone();
+    let subject = DriverSubject::new(open)
+        .home_mark(
+            move |vm| fs::write(letter(&homes, vm), "dear").unwrap(),
+            move |vm| fs::read(letter(&same_homes, vm)).is_ok_and(|text| text == b"dear"),
+        )
+        .make_unreadable(move |vm| {
+            // Not a file: reading it fails, which tells nothing.
+            let record = vms.join(vm.to_string()).join("run.json");
+            fs::remove_file(&record).unwrap();
+            fs::create_dir(&record).unwrap();
+            *note.lock().unwrap() = Some(record);
+        });
+    conformance::hypervisor(subject).await;
+    let spoiled = spoiled.lock().unwrap().take().unwrap();
+    fs::remove_dir(spoiled).unwrap();
     lab.end().await;
 }
 

@@ -55,6 +55,9 @@ pub(super) struct Birth<'a> {
     pub(super) guest: &'a Path,
     /// Limit memory by rlimit because no control group does.
     pub(super) limit_memory: bool,
+    /// Limit processes by rlimit because no control group does. It counts all processes of an account, so the account
+    /// must be the machine's alone.
+    pub(super) limit_processes: bool,
     /// Where the agent prints.
     pub(super) console: File,
     /// The socket that the agent answers on, as its standard input; none where it has a network of its own.
@@ -138,6 +141,10 @@ fn begin(birth: &Birth<'_>) -> Result<Option<Pid>, StepFailed> {
             "limit memory",
             setrlimit(Resource::RLIMIT_DATA, order.memory, order.memory).map_err(Into::into),
         )?;
+    }
+    if birth.limit_processes {
+        let most = order.processes.into();
+        step("limit processes", setrlimit(Resource::RLIMIT_NPROC, most, most).map_err(Into::into))?;
     }
     start_agent(birth, own_namespaces).map(Some)
 }

@@ -192,6 +192,7 @@ impl Machine {
             order,
             guest: &guest,
             limit_memory: !groups.limits_memory(),
+            limit_processes: !groups.limits_processes() && order.account.switch,
             console,
             calls,
             go: go_read,

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use qvd_core::hypervisor::ExitInfo;
+
 use crate::hostops::{ProcessId, VmCgroups, write_atomically};
 use crate::net::plan::MachineNetwork;
 
@@ -176,6 +178,17 @@ pub struct ExitRecord {
     pub out_of_memory: bool,
     /// Last lines of the console.
     pub last_words: String,
+}
+
+impl From<ExitRecord> for ExitInfo {
+    fn from(exit: ExitRecord) -> Self {
+        Self {
+            code: exit.code,
+            signal: exit.signal,
+            out_of_memory: exit.out_of_memory,
+            last_words: exit.last_words,
+        }
+    }
 }
 
 /// Reads a record; none when there is no such file. One that makes no sense is `InvalidData`, which no failure of

@@ -34,6 +34,8 @@ pub struct CgroupLimits {
 pub struct VmCgroups {
     tops: Vec<PathBuf>,
     limits_memory: bool,
+    #[serde(default)]
+    limits_processes: bool,
 }
 
 impl CgroupPlace {
@@ -46,7 +48,7 @@ impl CgroupPlace {
     pub fn find(&self, vm: VmId) -> VmCgroups {
         let tops =
             self.roots().into_iter().map(|root| self.top(&root, vm)).filter(|top| top.is_dir()).collect();
-        VmCgroups { tops, limits_memory: false }
+        VmCgroups { tops, ..VmCgroups::default() }
     }
 
     /// Machines that have groups here, in any state.
@@ -75,7 +77,9 @@ impl CgroupPlace {
             let top = self.top(&root, vm);
             match make_groups(&root, &top) {
                 Ok(()) => {
-                    groups.limits_memory |= set_limits(&top.join(PAYLOAD), limits);
+                    let limited = set_limits(&top.join(PAYLOAD), limits);
+                    groups.limits_memory |= limited.memory;
+                    groups.limits_processes |= limited.processes;
                     groups.tops.push(top);
                 }
                 Err(error) => refusal = error,
@@ -120,6 +124,11 @@ impl VmCgroups {
         self.limits_memory
     }
 
+    /// Whether the number of processes is limited here; else the caller needs another way.
+    pub fn limits_processes(&self) -> bool {
+        self.limits_processes
+    }
+
     /// The directories, for logs.
     pub fn paths(&self) -> &[PathBuf] {
         &self.tops
@@ -151,11 +160,7 @@ impl VmCgroups {
     pub fn payload(&self) -> io::Result<Vec<i32>> {
         let mut all = Vec::new();
         for top in &self.tops {
-            match fs::read_to_string(top.join(PAYLOAD).join("cgroup.procs")) {
-                Ok(text) => all.extend(text.lines().filter_map(|line| line.parse::<i32>().ok())),
-                Err(error) if is_gone(&error) => {}
-                Err(error) => return Err(error),
-            }
+            collect_processes(&top.join(PAYLOAD), &mut all)?;
         }
         all.sort_unstable();
         all.dedup();
@@ -171,17 +176,18 @@ impl VmCgroups {
         if let Some(switch) = self.payload_file("cgroup.kill") {
             return fs::write(switch, "1");
         }
-        let freezer = self.payload_file("freezer.state");
-        if let Some(freezer) = &freezer {
-            fs::write(freezer, "FROZEN")?;
-        }
+        let Some(freezer) = self.payload_file("freezer.state") else { return self.kill_each() };
+        let killed = fs::write(&freezer, "FROZEN").and_then(|()| self.kill_each());
+        // Whatever went wrong: nothing that is frozen can die.
+        let thawed = fs::write(&freezer, "THAWED");
+        killed.and(thawed)
+    }
+
+    fn kill_each(&self) -> io::Result<()> {
         for pid in self.payload()? {
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         }
-        match freezer {
-            Some(freezer) => fs::write(freezer, "THAWED"),
-            None => Ok(()),
-        }
+        Ok(())
     }
 
     /// Whether the kernel killed something in `payload` for want of memory.
@@ -265,18 +271,47 @@ fn delegate_controllers(root: &Path, top: &Path) {
     }
 }
 
-/// Sets what this hierarchy knows; true when memory is limited.
-fn set_limits(payload: &Path, limits: CgroupLimits) -> bool {
+/// Processes of a group and of the groups that its processes made below it.
+fn collect_processes(group: &Path, all: &mut Vec<i32>) -> io::Result<()> {
+    let text = match fs::read_to_string(group.join("cgroup.procs")) {
+        Ok(text) => text,
+        Err(error) if is_gone(&error) => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    all.extend(text.lines().filter_map(|line| line.parse::<i32>().ok()));
+    let entries = match fs::read_dir(group) {
+        Ok(entries) => entries,
+        Err(error) if is_gone(&error) => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            collect_processes(&entry.path(), all)?;
+        }
+    }
+    Ok(())
+}
+
+/// What a hierarchy really limits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Limited {
+    memory: bool,
+    processes: bool,
+}
+
+/// Sets what this hierarchy knows.
+fn set_limits(payload: &Path, limits: CgroupLimits) -> Limited {
     let set = |name: &str, value: u64| {
         let file = payload.join(name);
         file.exists() && fs::write(file, value.to_string()).is_ok()
     };
-    set("pids.max", u64::from(limits.processes));
+    let processes = set("pids.max", u64::from(limits.processes));
     let memory = set("memory.max", limits.memory) || set("memory.limit_in_bytes", limits.memory);
     // Version 1 counts memory and swap together, version 2 swap alone.
     set("memory.memsw.limit_in_bytes", limits.memory);
     set("memory.swap.max", 0);
-    memory
+    Limited { memory, processes }
 }
 
 /// Groups made by the machine's own processes go with it.
@@ -342,15 +377,43 @@ mod tests {
         for name in ["memory.limit_in_bytes", "memory.memsw.limit_in_bytes", "pids.max"] {
             fs::write(dir.path().join(name), "").unwrap();
         }
-        assert!(set_limits(dir.path(), CgroupLimits { memory: 1024, processes: 9 }));
+        let limited = set_limits(dir.path(), CgroupLimits { memory: 1024, processes: 9 });
+        assert_eq!(limited, Limited { memory: true, processes: true });
+        let empty = tempfile::tempdir().unwrap();
+        let limited = set_limits(empty.path(), CgroupLimits { memory: 1024, processes: 9 });
+        assert_eq!(limited, Limited { memory: false, processes: false });
         assert_eq!(fs::read_to_string(dir.path().join("memory.memsw.limit_in_bytes")).unwrap(), "1024");
         assert_eq!(fs::read_to_string(dir.path().join("pids.max")).unwrap(), "9");
     }
 
     #[test]
+    fn processes_that_hide_in_groups_of_their_own_are_seen() {
+        let dir = tempfile::tempdir().unwrap();
+        let groups = VmCgroups { tops: vec![dir.path().to_owned()], ..VmCgroups::default() };
+        assert_eq!(groups.payload().unwrap(), [0_i32; 0]);
+        fs::create_dir_all(dir.path().join("payload/a/b")).unwrap();
+        for (group, pids) in [("payload", "3\n1\n"), ("payload/a", ""), ("payload/a/b", "7\n")] {
+            fs::write(dir.path().join(group).join("cgroup.procs"), pids).unwrap();
+        }
+        assert_eq!(groups.payload().unwrap(), [1, 3, 7]);
+    }
+
+    #[test]
+    fn a_kill_that_fails_leaves_nothing_frozen() {
+        let dir = tempfile::tempdir().unwrap();
+        let groups = VmCgroups { tops: vec![dir.path().to_owned()], ..VmCgroups::default() };
+        // A directory where the list should be: it cannot be read.
+        fs::create_dir_all(dir.path().join("payload/cgroup.procs")).unwrap();
+        let freezer = dir.path().join("payload/freezer.state");
+        fs::write(&freezer, "THAWED").unwrap();
+        assert!(groups.kill_payload().is_err());
+        assert_eq!(fs::read_to_string(&freezer).unwrap(), "THAWED");
+    }
+
+    #[test]
     fn an_out_of_memory_kill_is_seen_in_both_versions() {
         let dir = tempfile::tempdir().unwrap();
-        let groups = VmCgroups { tops: vec![dir.path().to_owned()], limits_memory: true };
+        let groups = VmCgroups { tops: vec![dir.path().to_owned()], ..VmCgroups::default() };
         fs::create_dir(dir.path().join(PAYLOAD)).unwrap();
         assert!(!groups.ran_out_of_memory());
         let control = dir.path().join("payload/memory.oom_control");

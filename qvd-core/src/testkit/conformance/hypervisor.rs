@@ -17,6 +17,13 @@ const CHECK: Law =
 const PREPARE_TWICE: Law = Law::new("prepare-twice", "Preparing the same run twice is preparing it once.");
 const LAUNCH_ONCE: Law =
     Law::new("launch-once", "A second launch of a run that lives answers with the living one.");
+const UNPREPARED: Law =
+    Law::new("launch-unprepared", "A machine that was never prepared is not launched, and leaves nothing.");
+const ENDED: Law = Law::new("launch-ended", "A run that has ended is not started again.");
+const DEBRIS: Law =
+    Law::new("debris", "A machine that has ended is found until it is cleaned up, and not as running.");
+const UNREADABLE: Law =
+    Law::new("unreadable", "A machine that cannot be read is unknown or an error, never absent.");
 const FIND: Law = Law::new("find", "What runs is found with its run, and finding changes nothing.");
 const HANDLE: Law = Law::new("handle", "Dropping the handle of a machine ends nothing.");
 const SECOND_RUN: Law = Law::new(
@@ -31,7 +38,11 @@ const CLEANUP: Law = Law::new("cleanup", "Cleaning up leaves nothing to find, an
 const CLEANUP_UNKNOWN: Law =
     Law::new("cleanup-unknown", "Cleaning up a machine that was never heard of succeeds.");
 const AGAIN: Law = Law::new("again", "After a clean-up the next run comes up.");
-const HOME: Law = Law::new("home", "The next run gets the home of the last one.").needs("keeps_home");
+const HOME: Law = Law::new(
+    "home",
+    "The next run gets the home of the last one, with what is in it, whatever happened meanwhile.",
+)
+.needs("keeps_home");
 const ADOPT: Law =
     Law::new("adopt", "A driver made afresh finds what an earlier one launched, and can end it.")
         .needs("survives_restart");
@@ -54,8 +65,20 @@ const CANCEL_CLEANUP: Law =
 pub struct DriverSubject {
     open: Arc<dyn Fn() -> Arc<dyn Hypervisor> + Send + Sync>,
     adapt: Arc<dyn Fn(VmSpec) -> VmSpec + Send + Sync>,
+    home: Option<HomeMark>,
+    spoil: Option<Spoil>,
     step: Duration,
     next: Arc<AtomicI64>,
+}
+
+/// Makes a machine unreadable.
+type Spoil = Arc<dyn Fn(VmId) + Send + Sync>;
+
+/// Leaves a mark in a home, and looks for it.
+#[derive(Clone)]
+struct HomeMark {
+    leave: Arc<dyn Fn(VmId) + Send + Sync>,
+    is_there: Arc<dyn Fn(VmId) -> bool + Send + Sync>,
 }
 
 impl fmt::Debug for DriverSubject {
@@ -70,6 +93,8 @@ impl DriverSubject {
         Self {
             open: Arc::new(open),
             adapt: Arc::new(|spec| spec),
+            home: None,
+            spoil: None,
             step: Duration::from_secs(30),
             next: Arc::new(AtomicI64::new(900_001)),
         }
@@ -79,6 +104,25 @@ impl DriverSubject {
     #[must_use]
     pub fn adapt(mut self, adapt: impl Fn(VmSpec) -> VmSpec + Send + Sync + 'static) -> Self {
         self.adapt = Arc::new(adapt);
+        self
+    }
+
+    /// Lets the suite see into homes: `leave` puts a mark into the home of a machine, `is_there` tells whether it still
+    /// is. Without them only the homes' names are compared.
+    #[must_use]
+    pub fn home_mark(
+        mut self,
+        leave: impl Fn(VmId) + Send + Sync + 'static,
+        is_there: impl Fn(VmId) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        self.home = Some(HomeMark { leave: Arc::new(leave), is_there: Arc::new(is_there) });
+        self
+    }
+
+    /// How a machine that runs is made unreadable for the driver, for good. Without it that law is not tried.
+    #[must_use]
+    pub fn make_unreadable(mut self, spoil: impl Fn(VmId) + Send + Sync + 'static) -> Self {
+        self.spoil = Some(Arc::new(spoil));
         self
     }
 
@@ -127,6 +171,17 @@ impl DriverSubject {
         }
     }
 
+    fn mark_home(&self, vm: VmId) {
+        if let Some(home) = &self.home {
+            (home.leave)(vm);
+        }
+    }
+
+    fn ensure_home(&self, vm: VmId, after: &str) -> Result<(), String> {
+        let kept = self.home.as_ref().is_none_or(|home| (home.is_there)(vm));
+        ensure(kept, || format!("what was in the home is gone after {after}"))
+    }
+
     async fn settle_once(&self, driver: &dyn Hypervisor, vm: VmId) -> Result<(), String> {
         if let Some(Found::Running { vm, .. }) = found(driver, vm).await? {
             vm.kill(self.step).await.map_err(|e| format!("kill: {}", words(&e)))?;
@@ -160,6 +215,9 @@ pub async fn hypervisor_report(s: DriverSubject) -> Report {
     report.check(CHECK, true, few, check(s.clone())).await;
     report.check(PREPARE_TWICE, true, few, prepare_twice(s.clone())).await;
     report.check(LAUNCH_ONCE, true, few, launch_once(s.clone())).await;
+    report.check(UNPREPARED, true, few, unprepared(s.clone())).await;
+    report.check(ENDED, true, few, ended(s.clone())).await;
+    report.check(DEBRIS, true, few, debris(s.clone())).await;
     report.check(FIND, true, few, find(s.clone())).await;
     report.check(HANDLE, true, few, handle(s.clone())).await;
     report.check(SECOND_RUN, true, few, second_run(s.clone())).await;
@@ -176,7 +234,11 @@ pub async fn hypervisor_report(s: DriverSubject) -> Report {
     report.check(ODD_NAMES, true, many, odd_names(s.clone())).await;
     report.check(CANCEL_PREPARE, true, many, cancel_prepare(s.clone())).await;
     report.check(CANCEL_LAUNCH, true, many, cancel_launch(s.clone())).await;
-    report.check(CANCEL_CLEANUP, true, many, cancel_cleanup(s)).await;
+    report.check(CANCEL_CLEANUP, true, many, cancel_cleanup(s.clone())).await;
+    if let Some(spoil) = s.spoil.clone() {
+        // Last of all: what it spoils stays spoiled.
+        report.check(UNREADABLE, true, few, unreadable(s, spoil)).await;
+    }
     report
 }
 
@@ -222,6 +284,52 @@ async fn launch_once(s: DriverSubject) -> Result<(), String> {
     s.settle(&*driver, spec.vm_id).await
 }
 
+async fn unprepared(s: DriverSubject) -> Result<(), String> {
+    let (driver, spec) = ((s.open)(), s.spec());
+    let launched = driver.launch(&spec).await;
+    ensure(launched.is_err(), || "it was launched".to_owned())?;
+    s.settle(&*driver, spec.vm_id).await
+}
+
+async fn ended(s: DriverSubject) -> Result<(), String> {
+    let (driver, spec, vm) = s.running().await?;
+    vm.kill(s.step).await.map_err(|e| words(&e))?;
+    for driver in [driver, (s.open)()] {
+        match driver.launch(&spec).await {
+            Err(HypervisorError::EarlyExit { .. }) => {}
+            other => return Err(format!("launched again after its end: {other:?}")),
+        }
+    }
+    s.settle(&*(s.open)(), spec.vm_id).await
+}
+
+async fn debris(s: DriverSubject) -> Result<(), String> {
+    let (driver, spec, vm) = s.running().await?;
+    vm.kill(s.step).await.map_err(|e| words(&e))?;
+    match found(&*driver, spec.vm_id).await? {
+        Some(Found::Partial { parts, .. }) => {
+            ensure(!parts.is_empty(), || "it is found without a word on what there is".to_owned())?;
+        }
+        other => return Err(format!("after its end it is found as {other:?}")),
+    }
+    s.settle(&*driver, spec.vm_id).await
+}
+
+async fn unreadable(s: DriverSubject, spoil: Spoil) -> Result<(), String> {
+    let (driver, spec, vm) = s.running().await?;
+    spoil(spec.vm_id);
+    let seen = driver.find().await;
+    // Ended by its handle before anything else: nobody else may find it now.
+    vm.kill(s.step).await.map_err(|e| words(&e))?;
+    let Ok(all) = seen else { return Ok(()) };
+    match all.into_iter().find(|found| found.vm_id() == spec.vm_id) {
+        Some(Found::Unknown { reason, .. }) => {
+            ensure(!reason.is_empty(), || "it does not say why it cannot tell".to_owned())
+        }
+        other => Err(format!("it is found as {other:?}")),
+    }
+}
+
 async fn find(s: DriverSubject) -> Result<(), String> {
     let (driver, spec, vm) = s.running().await?;
     for _ in 0..3 {
@@ -243,7 +351,8 @@ async fn handle(s: DriverSubject) -> Result<(), String> {
 async fn second_run(s: DriverSubject) -> Result<(), String> {
     let (driver, spec, vm) = s.running().await?;
     let other = s.spec_of(spec.vm_id, 2);
-    match driver.prepare(&other).await {
+    // Another daemon's driver: what only this one remembers keeps nobody out.
+    match (s.open)().prepare(&other).await {
         Ok(_) => return Err("the second run was prepared beside the living one".to_owned()),
         Err(error) => ensure(error.blame() == Blame::Nobody, || {
             format!("{:?} is blamed: {}", error.blame(), words(&error))
@@ -332,7 +441,9 @@ async fn home(s: DriverSubject) -> Result<(), String> {
     spec.home = spec.home.or(Some(crate::units::Mebibytes(16)));
     let first = driver.prepare(&spec).await.map_err(|e| words(&e))?;
     ensure(first.storage.is_some(), || "it keeps homes, but names none".to_owned())?;
+    s.mark_home(spec.vm_id);
     s.settle(&*driver, spec.vm_id).await?;
+    s.ensure_home(spec.vm_id, "the clean-up")?;
     for recorded in [None, first.storage.clone()] {
         let mut next = s.spec_of(spec.vm_id, 2);
         next.home = spec.home;
@@ -341,7 +452,22 @@ async fn home(s: DriverSubject) -> Result<(), String> {
         ensure(prepared.storage == first.storage, || {
             format!("first {:?}, then {:?}", first.storage, prepared.storage)
         })?;
+        s.ensure_home(spec.vm_id, "the next prepare")?;
+        let vm = driver.launch(&next).await.map_err(|e| words(&e))?;
+        s.ensure_home(spec.vm_id, "a launch")?;
+        vm.kill(s.step).await.map_err(|e| words(&e))?;
         s.settle(&*driver, spec.vm_id).await?;
+        s.ensure_home(spec.vm_id, "a run")?;
+    }
+    for nth in 0..MOST_AWAITS {
+        let mut next = s.spec_of(spec.vm_id, 3);
+        next.home = spec.home;
+        let done = drop_at_await(driver.prepare(&next), nth).await;
+        s.settle(&*driver, spec.vm_id).await?;
+        s.ensure_home(spec.vm_id, &format!("a prepare that was dropped at await {nth}"))?;
+        if done.is_some() {
+            break;
+        }
     }
     Ok(())
 }
@@ -416,10 +542,10 @@ async fn cancel_prepare(s: DriverSubject) -> Result<(), String> {
         driver.prepare(&next).await.map_err(|e| at(format!("the next run: {}", words(&e))))?;
         s.settle(&*driver, spec.vm_id).await.map_err(at)?;
         if done.is_some() {
-            break;
+            return Ok(());
         }
     }
-    Ok(())
+    Err(never_done())
 }
 
 async fn cancel_launch(s: DriverSubject) -> Result<(), String> {
@@ -438,10 +564,10 @@ async fn cancel_launch(s: DriverSubject) -> Result<(), String> {
         ensure_running(&*driver, &next).await.map_err(at)?;
         s.settle(&*driver, spec.vm_id).await.map_err(at)?;
         if done.is_some() {
-            break;
+            return Ok(());
         }
     }
-    Ok(())
+    Err(never_done())
 }
 
 async fn cancel_cleanup(s: DriverSubject) -> Result<(), String> {
@@ -457,8 +583,13 @@ async fn cancel_cleanup(s: DriverSubject) -> Result<(), String> {
         }
         s.settle(&*driver, spec.vm_id).await.map_err(at)?;
         if done.is_some() {
-            break;
+            return Ok(());
         }
     }
-    Ok(())
+    Err(never_done())
+}
+
+/// A law about every await has not been tried when there are more of them.
+fn never_done() -> String {
+    format!("it is not done after {MOST_AWAITS} awaits")
 }

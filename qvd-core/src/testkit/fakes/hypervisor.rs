@@ -226,7 +226,10 @@ impl Hypervisor for FakeHypervisor {
         if let Some(holder) = world.lock_holder(spec) {
             return Err(HypervisorError::HomeInUse { vm, holder });
         }
-        world.machines.entry(vm).or_insert(Machine { run_id: spec.run_id, vm: None }).run_id = spec.run_id;
+        let machine = world.machines.entry(vm).or_insert(Machine { run_id: spec.run_id, vm: None });
+        if machine.run_id != spec.run_id {
+            *machine = Machine { run_id: spec.run_id, vm: None };
+        }
         let storage = (self.capabilities.keeps_home && spec.home.is_some()).then(|| {
             let recorded = spec.storage.clone().unwrap_or_else(|| format!("{vm}-fs"));
             world.homes.entry(vm).or_insert(recorded).clone()
@@ -244,11 +247,11 @@ impl Hypervisor for FakeHypervisor {
             let problem = format!("run {} was not prepared", spec.run_id);
             HypervisorError::Config { vm, problem }
         })?;
-        if !machine.lives() {
-            machine.vm = Some(fresh);
+        let launched = machine.vm.get_or_insert(fresh);
+        match launched.exit() {
+            Some(exit) => Err(HypervisorError::EarlyExit { vm, exit }),
+            None => Ok(Arc::new(launched.clone())),
         }
-        // Set just above, or alive before.
-        Ok(Arc::new(machine.vm.clone().ok_or_else(|| HypervisorError::unsupported(vm, "launch"))?))
     }
 
     async fn find(&self) -> Result<Vec<Found>, HypervisorError> {

@@ -125,6 +125,11 @@ impl FakeVm {
         });
     }
 
+    /// How it ended, if it has.
+    pub(super) fn exit(&self) -> Option<ExitInfo> {
+        self.inner.exit.borrow().clone()
+    }
+
     /// Whether it has not ended.
     pub fn lives(&self) -> bool {
         self.inner.exit.borrow().is_none()

@@ -193,6 +193,18 @@ impl Hypervisor for NothingDriver {
         let (vm, run) = (spec.vm_id, spec.run_id.get());
         self.refuse_beside_another(spec)?;
         let settings = &self.shared.settings;
+        let known =
+            self.machines().get(&vm).filter(|machine| machine.run_id == spec.run_id).map(|m| m.vm.clone());
+        match known {
+            None => {
+                let problem = format!("run {run} was not prepared");
+                return Err(HypervisorError::Config { vm, problem });
+            }
+            Some(Some(machine)) if !machine.lives() => {
+                return Err(HypervisorError::EarlyExit { vm, exit: machine.exited().await });
+            }
+            Some(_) => {}
+        }
         if self.machines().get(&vm).and_then(Machine::living).is_none() {
             let fate = self.suffer(vm, run, Step::Launch).await?;
             tokio::time::sleep(self.dice(vm, run, Step::Launch).around(settings.starting)).await;

@@ -186,13 +186,10 @@ fn cgroups(settings: &ProcessSettings) -> Check {
     // No machine has this number.
     let limits = CgroupLimits { memory: 1 << 30, processes: 64 };
     let found = place.create(VmId::new(0), limits).map(|groups| {
-        let words = if groups.limits_memory() {
-            "memory is limited per machine"
-        } else {
-            "no memory limit per machine"
-        };
+        let limit = |is: bool| if is { "limited" } else { "not limited" };
+        let (memory, processes) = (limit(groups.limits_memory()), limit(groups.limits_processes()));
         let _ = groups.remove();
-        words.to_owned()
+        format!("memory is {memory} per machine, processes are {processes}")
     });
     check(
         "control groups",

@@ -127,12 +127,7 @@ impl RunningVm for ProcessVm {
             self.payload_gone().await;
         }
         match read_record::<ExitRecord>(&self.exit_file) {
-            Ok(Some(exit)) if exit.run_id == self.living.run_id => ExitInfo {
-                code: exit.code,
-                signal: exit.signal,
-                out_of_memory: exit.out_of_memory,
-                last_words: exit.last_words,
-            },
+            Ok(Some(exit)) if exit.run_id == self.living.run_id => exit.into(),
             Ok(_) => {
                 ExitInfo { last_words: "its holder ended without a word".to_owned(), ..ExitInfo::default() }
             }

@@ -21,7 +21,7 @@ use super::machine::ProcessVm;
 use super::plan::{self, Surroundings};
 use super::settings::ProcessSettings;
 use crate::disk::homes::{self, HomeChoice, HomeError, HomeOwner};
-use crate::holder::{Report, RunRecord, launch_file_name, write_record};
+use crate::holder::{ExitRecord, Report, RunRecord, launch_file_name, read_record, write_record};
 use crate::hostops::{CgroupPlace, HostOps, LockContent, LockOutcome, LockState, VmLock};
 use crate::net;
 
@@ -95,6 +95,9 @@ impl Host {
             // The lock decides.
             Verdict::Absent | Verdict::Debris(_) | Verdict::Unclear(_) => {}
         }
+        if let Some(exit) = self.ended(spec) {
+            return Err(HypervisorError::EarlyExit { vm, exit });
+        }
         let settings = &self.settings;
         let around = Surroundings {
             uid: uid(),
@@ -113,6 +116,13 @@ impl Host {
             .and_then(|()| write_record(&path, &order))
             .map_err(|e| HypervisorError::host(vm, format!("write '{}'", path.display()), e))?;
         Ok(Ordered::Now(Launch { dir, nonce }))
+    }
+
+    /// How this very run ended, if it did; a record that cannot be read is not of a run that may not be started.
+    fn ended(&self, spec: &VmSpec) -> Option<ExitInfo> {
+        let exit =
+            read_record::<ExitRecord>(&inspect::exit_file(&self.settings, spec.vm_id)).ok().flatten()?;
+        (exit.run_id == spec.run_id.get()).then(|| exit.into())
     }
 
     /// Starts a holder and hears how it went. A holder goes on even when nobody listens any more.

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use qvd_core::config::Config;
+use qvd_core::config::{Config, Source};
 use sha2::{Digest as _, Sha256};
 
 use crate::net::plan::BridgeSettings;
@@ -88,7 +88,7 @@ impl ProcessSettings {
             exposed: config.list("vm.process.expose").into_iter().map(PathBuf::from).collect(),
             isolated: config.text("vm.process.isolation") != "none",
             bridge: (config.text("vm.process.network") == "bridge").then(|| bridge(config)),
-            uid_base: u32::try_from(config.integer("vm.process.uid.base")).unwrap_or(defaults.uid_base),
+            uid_base: uid_base(config).unwrap_or(defaults.uid_base),
             first_display: u32::try_from(config.integer("internal.nxagent.display"))
                 .unwrap_or(defaults.first_display),
             router_user: config.text("l7r.as_user"),
@@ -112,6 +112,22 @@ impl ProcessSettings {
     }
 }
 
+/// As configured, else a range of the storage's own: two sites on one machine have machines with the same ids, which
+/// must not be the same account. Hosts that share a storage agree. The usual storage has the usual range.
+fn uid_base(config: &Config) -> Option<u32> {
+    let configured = u32::try_from(config.integer("vm.process.uid.base")).ok()?;
+    let storage = config.path("path.storage.homefs");
+    let usual = Config::defaults();
+    if config.source("vm.process.uid.base").is_some_and(|source| *source != Source::Default)
+        || storage == usual.path("path.storage.homefs")
+    {
+        return Some(configured);
+    }
+    let digest = Sha256::digest(storage.as_os_str().as_encoded_bytes());
+    let nth = u32::from(u16::from_be_bytes([digest[0], digest[1]])) % UID_RANGES + 1;
+    configured.checked_add(nth * UID_RANGE)
+}
+
 fn bridge(config: &Config) -> BridgeSettings {
     BridgeSettings {
         bridge: config.text("vm.network.bridge"),
@@ -131,6 +147,12 @@ fn vma_program(config: &Config, self_exe: &Path) -> PathBuf {
     let beside = self_exe.with_file_name("qvd-vma");
     if beside.exists() { beside } else { config.path("path.qvd.bin").join("qvd-vma") }
 }
+
+/// User numbers of one storage.
+const UID_RANGE: u32 = 1_000_000;
+
+/// As many ranges as fit below the largest user number.
+const UID_RANGES: u32 = 4_200;
 
 #[cfg(test)]
 mod tests {
@@ -155,6 +177,24 @@ mod tests {
         assert_eq!((settings.uid_base, settings.first_display, settings.isolated), (5000, 100, false));
         assert_eq!(settings.bridge, None, "the host's network, unless a bridge is asked for");
         assert_eq!((settings.vma_config, settings.home_skeleton), (None, None));
+    }
+
+    #[test]
+    fn two_sites_on_one_machine_have_accounts_of_their_own() {
+        let base = |pairs: &[(&str, &str)]| {
+            let builder =
+                pairs.iter().fold(Config::builder(), |builder, (key, value)| builder.set(key, value));
+            ProcessSettings::from_config(&builder.build().unwrap(), Path::new("/usr/bin/qvd")).uid_base
+        };
+        assert_eq!(base(&[]), 2_000_000);
+        let (one, other) =
+            (base(&[("path.storage.root", "/tmp/a")]), base(&[("path.storage.root", "/tmp/b")]));
+        assert_eq!(one, base(&[("path.storage.root", "/tmp/a"), ("path.run", "/tmp/elsewhere")]));
+        assert!(one != other && one != 2_000_000 && other != 2_000_000, "{one} {other}");
+        assert_eq!((one % UID_RANGE, other % UID_RANGE), (0, 0));
+        assert_eq!(base(&[("path.storage.root", "/tmp/a"), ("vm.process.uid.base", "5000")]), 5000);
+        let last = 2_000_000_u32.checked_add(UID_RANGES * UID_RANGE).and_then(|n| n.checked_add(UID_RANGE));
+        assert!(last.is_some_and(|last| last < u32::MAX));
     }
 
     #[test]
