@@ -248,6 +248,8 @@ pub enum Found {
         vm_id: VmId,
         /// What there is, for logs.
         parts: Vec<String>,
+        /// How its last run ended, and which run that was, where that was written down.
+        ended: Option<(RunId, ExitInfo)>,
     },
     /// Could not be told; never to be taken for absent.
     Unknown {
@@ -392,7 +394,7 @@ pub enum Blame {
     Vm,
     /// The host: disk full, no cgroup, no bridge. Counts against the host.
     Host,
-    /// Nobody: home in use, cancelled, wrong moment.
+    /// Nobody that blocking would help: home in use or not mounted, a wrong setting, cancelled, wrong moment.
     Nobody,
 }
 
@@ -421,13 +423,30 @@ pub enum HypervisorError {
         /// What is wrong with it.
         problem: String,
     },
-    /// Another run holds the lock of this machine or home.
+    /// Another run, perhaps of another host, holds the lock of this machine or home. Also the answer of a clean-up
+    /// that may not touch anything as long as that is so.
     #[error("VM {vm}: home in use by {holder}")]
     HomeInUse {
         /// The virtual machine.
         vm: VmId,
         /// What the lock file says of its holder.
         holder: String,
+    },
+    /// The home that an earlier run used is not there.
+    #[error("VM {vm}: {problem}")]
+    HomeMissing {
+        /// The virtual machine.
+        vm: VmId,
+        /// Which home, where it was looked for, what to do.
+        problem: String,
+    },
+    /// The home is there and cannot be used as it is.
+    #[error("VM {vm}: {problem}")]
+    HomeDamaged {
+        /// The virtual machine.
+        vm: VmId,
+        /// Which home, what is wrong with it, what to do.
+        problem: String,
     },
     /// The guest ended before it was of use.
     #[error("VM {vm}: ended early ({exit})")]
@@ -461,6 +480,14 @@ pub enum HypervisorError {
         /// Processes and their state.
         what: String,
     },
+    /// Called off before it was done.
+    #[error("VM {vm}: {operation} was called off")]
+    Cancelled {
+        /// The virtual machine.
+        vm: VmId,
+        /// What was called off.
+        operation: String,
+    },
     /// The driver cannot do this.
     #[error("VM {vm}: {operation} is not supported by this driver")]
     Unsupported {
@@ -489,9 +516,15 @@ impl HypervisorError {
     /// Who is at fault.
     pub fn blame(&self) -> Blame {
         match self {
-            Self::Image { .. } | Self::EarlyExit { .. } | Self::Config { .. } => Blame::Vm,
-            Self::Host { .. } | Self::Unsupported { .. } => Blame::Host,
-            Self::HomeInUse { .. } | Self::Busy { .. } | Self::StillAlive { .. } => Blame::Nobody,
+            Self::Image { .. } | Self::EarlyExit { .. } | Self::HomeDamaged { .. } => Blame::Vm,
+            Self::Host { .. } => Blame::Host,
+            Self::HomeInUse { .. }
+            | Self::HomeMissing { .. }
+            | Self::Config { .. }
+            | Self::Busy { .. }
+            | Self::StillAlive { .. }
+            | Self::Cancelled { .. }
+            | Self::Unsupported { .. } => Blame::Nobody,
         }
     }
 
@@ -499,8 +532,9 @@ impl HypervisorError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Host { .. } => ErrorKind::Unavailable,
-            Self::Image { .. } | Self::Config { .. } => ErrorKind::Invalid,
-            Self::HomeInUse { .. } | Self::Busy { .. } => ErrorKind::Conflict,
+            Self::Image { .. } | Self::HomeDamaged { .. } | Self::Config { .. } => ErrorKind::Invalid,
+            Self::HomeMissing { .. } => ErrorKind::NotFound,
+            Self::HomeInUse { .. } | Self::Busy { .. } | Self::Cancelled { .. } => ErrorKind::Conflict,
             Self::EarlyExit { .. } => ErrorKind::Internal,
             Self::StillAlive { .. } => ErrorKind::Timeout,
             Self::Unsupported { .. } => ErrorKind::Unsupported,
@@ -521,5 +555,27 @@ mod tests {
         assert_eq!(Endpoint::from_row("10.3.15.254", Some(3030), Some(4100)).unwrap(), ip);
         assert!(Endpoint::from_row("10.3.15.254", None, Some(4100)).is_err());
         assert!(Endpoint::from_row("desk", Some(1), Some(2)).is_err());
+    }
+
+    #[test]
+    fn only_what_blocking_would_help_is_charged() {
+        let vm = VmId::new(7);
+        let text = || "x".to_owned();
+        let exit = ExitInfo::default();
+        for (error, blame) in [
+            (HypervisorError::Image { vm, path: text(), problem: text() }, Blame::Vm),
+            (HypervisorError::EarlyExit { vm, exit }, Blame::Vm),
+            (HypervisorError::HomeDamaged { vm, problem: text() }, Blame::Vm),
+            (HypervisorError::host(vm, "write", "disk full"), Blame::Host),
+            (HypervisorError::HomeInUse { vm, holder: text() }, Blame::Nobody),
+            (HypervisorError::HomeMissing { vm, problem: text() }, Blame::Nobody),
+            (HypervisorError::Config { vm, problem: text() }, Blame::Nobody),
+            (HypervisorError::Busy { vm, what: text() }, Blame::Nobody),
+            (HypervisorError::StillAlive { vm, what: text() }, Blame::Nobody),
+            (HypervisorError::Cancelled { vm, operation: text() }, Blame::Nobody),
+            (HypervisorError::unsupported(vm, "launch"), Blame::Nobody),
+        ] {
+            assert_eq!(error.blame(), blame, "{error:?}");
+        }
     }
 }

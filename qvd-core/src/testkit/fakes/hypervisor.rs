@@ -298,8 +298,12 @@ impl Machine {
     fn found(&self, vm_id: VmId) -> Found {
         match &self.vm {
             Some(vm) if vm.lives() => Found::Running { vm_id, run_id: self.run_id, vm: Arc::new(vm.clone()) },
-            Some(_) => Found::Partial { vm_id, parts: vec!["a dead machine".to_owned()] },
-            None => Found::Partial { vm_id, parts: vec!["what was prepared".to_owned()] },
+            Some(vm) => Found::Partial {
+                vm_id,
+                parts: vec!["a dead machine".to_owned()],
+                ended: vm.exit_info().map(|exit| (self.run_id, exit)),
+            },
+            None => Found::Partial { vm_id, parts: vec!["what was prepared".to_owned()], ended: None },
         }
     }
 }

@@ -135,6 +135,11 @@ impl FakeVm {
         self.inner.exit.borrow().is_none()
     }
 
+    /// How it ended, if it has.
+    pub fn exit_info(&self) -> Option<ExitInfo> {
+        self.inner.exit.borrow().clone()
+    }
+
     /// Whether `terminate` is answered but not obeyed.
     pub fn set_ignores_terminate(&self, yes: bool) {
         self.inner.ignores_terminate.store(yes, Ordering::Relaxed);

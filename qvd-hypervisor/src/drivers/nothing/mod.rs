@@ -244,7 +244,7 @@ impl Hypervisor for NothingDriver {
         let machines = self.machines();
         let found = machines.iter().map(|(vm, machine)| match machine.living() {
             Some(living) => Found::Running { vm_id: *vm, run_id: machine.run_id, vm: living.clone() },
-            None => Found::Partial { vm_id: *vm, parts: vec!["its entry".to_owned()] },
+            None => Found::Partial { vm_id: *vm, parts: vec!["its entry".to_owned()], ended: None },
         });
         Ok(found.collect())
     }

@@ -3,12 +3,13 @@
 use std::fs;
 use std::io;
 
-use qvd_core::VmId;
+use qvd_core::hypervisor::ExitInfo;
+use qvd_core::{RunId, VmId};
 
 use super::plan::vm_dir;
 use super::settings::ProcessSettings;
 use crate::disk::homes::lock_path;
-use crate::holder::{EXIT_RECORD, RUN_RECORD, RunRecord, read_record};
+use crate::holder::{EXIT_RECORD, ExitRecord, RUN_RECORD, RunRecord, read_record};
 use crate::hostops::{CgroupPlace, Custody, HostOps, Life, LockState, ProcessId, VmCgroups};
 use crate::net::plan::MachineNetwork;
 
@@ -238,6 +239,13 @@ pub(super) fn record(settings: &ProcessSettings, vm: VmId) -> io::Result<Option<
 /// The exit record's file, for whoever waits.
 pub(super) fn exit_file(settings: &ProcessSettings, vm: VmId) -> std::path::PathBuf {
     vm_dir(settings, vm).join(EXIT_RECORD)
+}
+
+/// How the last run ended, for people: a record that cannot be read tells nothing.
+pub(super) fn ended(settings: &ProcessSettings, vm: VmId) -> Option<(RunId, ExitInfo)> {
+    let record = read_record::<ExitRecord>(&exit_file(settings, vm)).ok().flatten()?;
+    let ExitRecord { run_id, code, signal, out_of_memory, last_words } = record;
+    Some((RunId::new(run_id), ExitInfo { code, signal, out_of_memory, last_words }))
 }
 
 #[cfg(test)]

@@ -227,7 +227,10 @@ impl Host {
                         run_id: qvd_core::RunId::new(living.run_id),
                         vm: self.machine(vm, living),
                     }),
-                    Verdict::Debris(parts) => found.push(Found::Partial { vm_id: vm, parts }),
+                    Verdict::Debris(parts) => {
+                        let ended = inspect::ended(&self.settings, vm);
+                        found.push(Found::Partial { vm_id: vm, parts, ended });
+                    }
                     Verdict::Unclear(reason) => found.push(Found::Unknown { vm_id: vm, reason }),
                 },
             }
@@ -247,14 +250,7 @@ impl Host {
             Verdict::Debris(_) => {}
         }
         // A holder that was delayed finds its order gone when it gets the lock after us.
-        let _lock = if self.settings.homefs_dir.is_dir() {
-            Some(self.lock(vm, 0, 0).map_err(|error| match error {
-                HypervisorError::HomeInUse { vm, holder } => HypervisorError::Busy { vm, what: holder },
-                other => other,
-            })?)
-        } else {
-            None
-        };
+        let _lock = if self.settings.homefs_dir.is_dir() { Some(self.lock(vm, 0, 0)?) } else { None };
         let dir = plan::vm_dir(&self.settings, vm);
         let recorded = self.record(vm).ok().flatten().map(|record| record.cgroups);
         let found = CgroupPlace::new(&self.settings.cgroup_mount, &self.settings.cgroup_name()).find(vm);
@@ -368,15 +364,14 @@ fn config(vm: VmId, problem: &plan::Unplannable) -> HypervisorError {
     HypervisorError::Config { vm, problem: problem.to_string() }
 }
 
-/// A wrong name is the machine's fault; everything else about homes is for the host's administrator to mend.
+/// What an administrator has to mend is charged to nobody; what the system refused, to the host.
 fn blame(vm: VmId, error: HomeError) -> HypervisorError {
     match error {
-        HomeError::BadName { .. } | HomeError::Ambiguous { .. } => {
+        HomeError::BadName { .. } | HomeError::Ambiguous { .. } | HomeError::ForeignOwner { .. } => {
             HypervisorError::Config { vm, problem: error.to_string() }
         }
-        HomeError::Missing { .. } | HomeError::ForeignOwner { .. } | HomeError::Io { .. } => {
-            HypervisorError::host(vm, "use its home", error)
-        }
+        HomeError::Missing { .. } => HypervisorError::HomeMissing { vm, problem: error.to_string() },
+        HomeError::Io { .. } => HypervisorError::host(vm, "use its home", error),
     }
 }
 
