@@ -160,20 +160,30 @@ impl Hosts<'_> {
         self.outcome(id, rows).await
     }
 
+    /// The command that waits for the host's daemon, if there is one; it stays until it is taken.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Away`](crate::Error::Away).
+    pub async fn command(self, id: HostId, incarnation: i64) -> Result<Option<HostCommand>> {
+        const LOOK: Sql = sql!("look for a command":
+            "select cmd from host_runtimes where host_id = $1 and incarnation = $2 and cmd is not null");
+        let row = self.db.read_one(&LOOK, params![id, incarnation]).await?;
+        row.map_or(Ok(None), |row| row.find("cmd"))
+    }
+
     /// Takes the command that waits for the host's daemon, if there is one; it is gone afterwards.
     ///
     /// # Errors
     ///
     /// [`Error::Away`](crate::Error::Away).
     pub async fn take_command(self, id: HostId, incarnation: i64) -> Result<Option<HostCommand>> {
-        const LOOK: Sql = sql!("look for a command":
-            "select cmd from host_runtimes where host_id = $1 and incarnation = $2 and cmd is not null");
         const LOCK: Sql = sql!("take a command":
             "select cmd from host_runtimes where host_id = $1 and incarnation = $2 and cmd is not null" FOR_UPDATE);
         const TAKE: Sql = sql!("take a command":
             "update host_runtimes set cmd = null, version = version + 1 where host_id = $1");
         // Nearly always there is none: no need to write for that.
-        if self.db.read_one(&LOOK, params![id, incarnation]).await?.is_none() {
+        if self.command(id, incarnation).await?.is_none() {
             return Ok(None);
         }
         transaction!(self.db, |tx| {

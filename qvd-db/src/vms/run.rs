@@ -2,7 +2,7 @@
 //!
 //! `Unchanged` or `NotFound` mean that the virtual machine is not the daemon's any more: kill it first, write nothing.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use qvd_core::hypervisor::Endpoint;
 use qvd_core::model::VmRuntime;
@@ -97,6 +97,19 @@ impl Vms<'_> {
         const OF_HOST: Sql = sql!("list the VMs of a host":
             "select " RUNTIME " from vm_runtimes where host_id = $1 order by vm_id");
         self.db.read(&OF_HOST, params![host]).await?.iter().map(runtime).collect()
+    }
+
+    /// How long a virtual machine has been in its state, by the database's clock; none when it is not known.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Away`].
+    pub async fn state_age(self, id: VmId) -> Result<Option<Duration>> {
+        const SINCE: Sql = sql!("read how long a VM has been in its state":
+            "select vm_state_ts, " NOW " as now from vm_runtimes where vm_id = $1");
+        let Some(row) = self.db.read_one(&SINCE, params![id]).await? else { return Ok(None) };
+        let (since, now): (Option<SystemTime>, SystemTime) = (row.find("vm_state_ts")?, row.get("now")?);
+        Ok(since.map(|since| now.duration_since(since).unwrap_or_default()))
     }
 
     /// Accepts a start: `stopped` with the command becomes `starting` without.
