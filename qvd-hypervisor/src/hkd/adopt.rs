@@ -3,9 +3,11 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
+use futures_util::future::join_all;
 use qvd_core::error::chain;
-use qvd_core::hypervisor::{Found, Hypervisor, RunningVm};
+use qvd_core::hypervisor::{ExitInfo, Found, Hypervisor, RunningVm};
 use qvd_core::model::VmRuntime;
 use qvd_core::state::VmState;
 use qvd_core::{RunId, VmId};
@@ -17,9 +19,28 @@ use super::vm_machine::Past;
 pub(crate) struct Foundling {
     pub(crate) vm: VmId,
     pub(crate) run: RunId,
-    pub(crate) past: Past,
+    pub(crate) story: Story,
+    /// How long it has been starting, when it is.
+    pub(crate) age: Duration,
     pub(crate) driver: Arc<dyn Hypervisor>,
     pub(crate) handle: Option<Arc<dyn RunningVm>>,
+}
+
+/// What became of it while no daemon watched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Story {
+    /// As the machine's vocabulary has it.
+    Past(Past),
+    /// It ended, and its row still says that it lives.
+    Ended { booting: bool, exit: Option<ExitInfo> },
+}
+
+/// What an inspection brought.
+#[derive(Default)]
+pub(crate) struct Inspection {
+    pub(crate) foundlings: Vec<Foundling>,
+    /// Drivers that could not look, with the reason.
+    pub(crate) blind: Vec<String>,
 }
 
 /// What a driver found of one virtual machine.
@@ -31,20 +52,31 @@ struct Item {
 /// Looks into everything that runs here: each row of `rows` becomes a foundling, and so does everything that a driver
 /// finds without a row. Those that already have a task are left out.
 ///
+/// A driver that cannot look holds up nobody that another one found. But then nothing is taken for absent: a row
+/// of which nothing was found is left for the next inspection.
+///
 /// # Errors
 ///
-/// When a driver could not look, or a row's driver could not be read: then nothing may be taken for absent.
+/// When no driver could look, or a row's driver could not be read.
 pub(crate) async fn inspect(
     node: &Node,
     rows: &[VmRuntime],
     tasks: &HashMap<VmId, RunId>,
-) -> Result<Vec<Foundling>, String> {
-    let mut items = Vec::new();
-    for driver in &node.drivers {
-        let found = driver.find().await.map_err(|error| {
-            format!("driver {} cannot tell what runs here: {}", driver.name(), chain(&error))
-        })?;
-        items.extend(found.into_iter().map(|found| Item { driver: Arc::clone(driver), found }));
+) -> Result<Inspection, String> {
+    let (mut items, mut blind) = (Vec::new(), Vec::new());
+    let looks = node.drivers.iter().map(|driver| async move { (driver, node.find(driver).await) });
+    for (driver, found) in join_all(looks).await {
+        match found {
+            Ok(found) => {
+                items.extend(found.into_iter().map(|found| Item { driver: Arc::clone(driver), found }));
+            }
+            Err(error) => {
+                blind.push(format!("driver {} cannot tell what runs here: {}", driver.name(), chain(&error)));
+            }
+        }
+    }
+    if !blind.is_empty() && blind.len() == node.drivers.len() {
+        return Err(blind.join("; "));
     }
     items.retain(|item| !tasks.contains_key(&item.found.vm_id()));
 
@@ -59,31 +91,34 @@ pub(crate) async fn inspect(
         let row = rows.iter().find(|row| row.vm_id == vm && row.vm_state != VmState::Stopped);
         foundlings.push(foundling(item, row));
     }
-    for row in rows.iter().filter(|row| row.vm_state != VmState::Stopped) {
+    for row in rows.iter().filter(|row| row.vm_state != VmState::Stopped && blind.is_empty()) {
         if settled.contains(&row.vm_id) || tasks.contains_key(&row.vm_id) {
             continue;
         }
         let driver = driver_of(node, row.vm_id).await?;
-        let (vm, run) = (row.vm_id, row.run_id);
-        foundlings.push(Foundling { vm, run, past: Past::Gone, driver, handle: None });
+        let (vm, run, story) = (row.vm_id, row.run_id, gone(row, None));
+        foundlings.push(Foundling { vm, run, story, age: Duration::ZERO, driver, handle: None });
     }
-    Ok(foundlings)
+    for foundling in foundlings.iter_mut().filter(|f| f.story == Story::Past(Past::Starting)) {
+        foundling.age = starting_for(node, foundling.vm).await;
+    }
+    Ok(Inspection { foundlings, blind })
 }
 
 fn foundling(item: Item, row: Option<&VmRuntime>) -> Foundling {
-    let past = past(&item.found, row);
+    let story = story(&item.found, row);
     let Item { driver, found } = item;
     let vm = found.vm_id();
     let (run, handle) = match found {
         Found::Running { run_id, vm: handle, .. } => (run_id, Some(handle)),
         _ => (row.map_or(RunId::new(0), |row| row.run_id), None),
     };
-    Foundling { vm, run, past, driver, handle }
+    Foundling { vm, run, story, age: Duration::ZERO, driver, handle }
 }
 
 /// What was found, held against its row. Pure.
-fn past(found: &Found, row: Option<&VmRuntime>) -> Past {
-    match (found, row) {
+fn story(found: &Found, row: Option<&VmRuntime>) -> Story {
+    let past = match (found, row) {
         (Found::Running { run_id, .. }, Some(row)) if *run_id == row.run_id => match row.vm_state {
             VmState::Starting => Past::Starting,
             VmState::Running => Past::Running,
@@ -94,8 +129,30 @@ fn past(found: &Found, row: Option<&VmRuntime>) -> Past {
         },
         // Another run than the row's, or no row at all: nobody's.
         (Found::Running { .. }, _) | (_, None) => Past::Foreign,
-        (Found::Partial { .. }, Some(_)) => Past::Gone,
+        (Found::Partial { ended, .. }, Some(row)) => return gone(row, ended.as_ref()),
         (_, Some(_)) => Past::Unknown,
+    };
+    Story::Past(past)
+}
+
+/// Nothing of it lives. One that was to end has ended; one that was not has a story to tell, if it is of its run.
+fn gone(row: &VmRuntime, ended: Option<&(RunId, ExitInfo)>) -> Story {
+    let exit = ended.filter(|(run, _)| *run == row.run_id).map(|(_, exit)| exit.clone());
+    match row.vm_state {
+        VmState::Starting => Story::Ended { booting: true, exit },
+        VmState::Running | VmState::Debugging => Story::Ended { booting: false, exit },
+        VmState::Stopping | VmState::Zombie | VmState::Stopped => Story::Past(Past::Gone),
+    }
+}
+
+/// How long its row has said `starting`. Without an answer its boot begins anew.
+async fn starting_for(node: &Node, vm: VmId) -> Duration {
+    match node.db.vms().state_age(vm).await {
+        Ok(age) => age.unwrap_or_default(),
+        Err(error) => {
+            tracing::warn!(%vm, error = %chain(&error), "cannot read how long it has been starting");
+            Duration::ZERO
+        }
     }
 }
 
@@ -147,6 +204,10 @@ pub(crate) mod tests {
         driver.make_unreadable(VmId::new(3), "permission denied");
         let found = driver.find().await.unwrap();
         let item = |vm: i64| found.iter().find(|item| item.vm_id() == VmId::new(vm)).unwrap();
+        let past = |found: &Found, row: Option<&VmRuntime>| match story(found, row) {
+            Story::Past(past) => past,
+            Story::Ended { .. } => panic!("nothing ended"),
+        };
         for (state, expected) in [
             (VmState::Starting, Past::Starting),
             (VmState::Running, Past::Running),
@@ -158,9 +219,24 @@ pub(crate) mod tests {
         }
         assert_eq!(past(item(1), Some(&row(1, 6, VmState::Running))), Past::Foreign);
         assert_eq!(past(item(1), None), Past::Foreign);
-        assert_eq!(past(item(2), Some(&row(2, 5, VmState::Running))), Past::Gone);
+        assert_eq!(past(item(2), Some(&row(2, 5, VmState::Stopping))), Past::Gone);
         assert_eq!(past(item(2), None), Past::Foreign);
         assert_eq!(past(item(3), Some(&row(3, 5, VmState::Running))), Past::Unknown);
         assert_eq!(past(item(3), None), Past::Foreign);
+    }
+
+    #[test]
+    fn an_end_is_told_of_the_rows_own_run_alone() {
+        let exit = ExitInfo { signal: Some(9), ..ExitInfo::default() };
+        let found = Found::Partial {
+            vm_id: VmId::new(1),
+            parts: Vec::new(),
+            ended: Some((RunId::new(5), exit.clone())),
+        };
+        let of = |run, state| story(&found, Some(&row(1, run, state)));
+        assert_eq!(of(5, VmState::Starting), Story::Ended { booting: true, exit: Some(exit.clone()) });
+        assert_eq!(of(5, VmState::Running), Story::Ended { booting: false, exit: Some(exit) });
+        assert_eq!(of(6, VmState::Running), Story::Ended { booting: false, exit: None }, "of another run");
+        assert_eq!(of(5, VmState::Stopping), Story::Past(Past::Gone), "as it was to be");
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use qvd_core::error::chain;
 use qvd_core::hook::HookKind;
-use qvd_core::hypervisor::{Found, Hypervisor, ImageSpec, RunningVm, VmSpec};
+use qvd_core::hypervisor::{Found, Hypervisor, HypervisorError, ImageSpec, RunningVm, VmSpec};
 use qvd_core::vma::{Params, Vma};
 use qvd_core::{RunId, VmId};
 use qvd_db::Guard;
@@ -21,7 +21,18 @@ pub(crate) enum Answer {
     Permit(Permit),
     Launched(Arc<dyn RunningVm>),
     Failed(Failure),
+    /// Somebody else holds the lock of the home.
+    HomeInUse(String),
     GuardLost,
+}
+
+impl From<HypervisorError> for Answer {
+    fn from(error: HypervisorError) -> Self {
+        match error {
+            HypervisorError::HomeInUse { .. } => Self::HomeInUse(chain(&error).to_string()),
+            other => Self::Failed(other.into()),
+        }
+    }
 }
 
 /// What to run and on which driver.
@@ -39,7 +50,7 @@ pub(crate) async fn load(node: Arc<Node>, vm: VmId, run: RunId) -> Answer {
     };
     let Some(driver) = node.driver(row.osf.hypervisor.as_deref()) else {
         let wanted = row.osf.hypervisor.as_deref().unwrap_or("any");
-        return Answer::Failed(Failure::host(format!("this host has no driver '{wanted}'")));
+        return Answer::Failed(Failure::nobody(format!("this host has no driver '{wanted}'")));
     };
     // Resolved and recorded in one write, so that a change of the tag meanwhile finds the image in the row.
     let image = match while_away(|| async { node.db.vms().pin_image(vm, node.host, run).await }).await {
@@ -70,7 +81,7 @@ pub(crate) async fn load(node: Arc<Node>, vm: VmId, run: RunId) -> Answer {
 pub(crate) async fn prepare(node: Arc<Node>, driver: Arc<dyn Hypervisor>, spec: VmSpec) -> Answer {
     let prepared = match driver.prepare(&spec).await {
         Ok(prepared) => prepared,
-        Err(error) => return Answer::Failed(error.into()),
+        Err(error) => return error.into(),
     };
     if let (None, Some(storage)) = (&spec.storage, &prepared.storage) {
         let recorded = while_away(|| async { node.db.vms().record_storage(spec.vm_id, storage).await }).await;
@@ -84,7 +95,7 @@ pub(crate) async fn prepare(node: Arc<Node>, driver: Arc<dyn Hypervisor>, spec: 
 pub(crate) async fn launch(driver: Arc<dyn Hypervisor>, spec: VmSpec) -> Answer {
     match driver.launch(&spec).await {
         Ok(vm) => Answer::Launched(vm),
-        Err(error) => Answer::Failed(error.into()),
+        Err(error) => error.into(),
     }
 }
 
@@ -106,45 +117,50 @@ pub(crate) async fn poweroff(agent: Arc<dyn Vma>, retries: u32, pause: Duration)
 }
 
 pub(crate) async fn terminate(vm: Arc<dyn RunningVm>) -> Answer {
-    answer(vm.terminate().await.map_err(Failure::from))
+    answer(vm.terminate().await)
 }
 
-/// Kills by the handle, or whatever the driver finds of it.
+/// Kills by the handle, or whatever the driver finds of it. What can be killed is, whatever else cannot be told.
 pub(crate) async fn kill(
+    node: Arc<Node>,
     driver: Arc<dyn Hypervisor>,
     handle: Option<Arc<dyn RunningVm>>,
     vm: VmId,
     limit: Duration,
 ) -> Answer {
     if let Some(handle) = handle {
-        return answer(handle.kill(limit).await.map_err(Failure::from));
+        return answer(handle.kill(limit).await);
     }
-    let found = match driver.find().await {
+    let found = match node.find(&driver).await {
         Ok(found) => found,
-        Err(error) => return Answer::Failed(error.into()),
+        Err(error) => return error.into(),
     };
+    let mut lives = None;
     for item in found.into_iter().filter(|item| item.vm_id() == vm) {
         match item {
             Found::Running { vm, .. } => {
                 if let Err(error) = vm.kill(limit).await {
-                    return Answer::Failed(error.into());
+                    lives = Some(error.into());
                 }
             }
             Found::Partial { .. } => {}
-            Found::Unknown { reason, .. } => return Answer::Failed(Failure::host(reason)),
+            Found::Unknown { reason, .. } => lives = Some(Failure::nobody(reason)),
             // A kind that this daemon does not know is not known to be dead.
-            other => return Answer::Failed(Failure::host(format!("found {other:?}"))),
+            other => lives = Some(Failure::nobody(format!("found {other:?}"))),
         }
     }
-    Answer::Done
+    lives.map_or(Answer::Done, Answer::Failed)
 }
 
 pub(crate) async fn cleanup(driver: Arc<dyn Hypervisor>, vm: VmId) -> Answer {
-    answer(driver.cleanup(vm).await.map_err(Failure::from))
+    answer(driver.cleanup(vm).await)
 }
 
 pub(crate) async fn run_hook(node: Arc<Node>, kind: HookKind, params: Params) -> Answer {
-    answer(node.run_hooks(kind, params).await)
+    match node.run_hooks(kind, params).await {
+        Ok(()) => Answer::Done,
+        Err(failure) => Answer::Failed(failure),
+    }
 }
 
 /// What a hook of this host is told, in the order of version 3.5.
@@ -166,9 +182,6 @@ pub(crate) fn hook_params(kind: HookKind, spec: &VmSpec) -> Params {
     params
 }
 
-fn answer(outcome: Result<(), Failure>) -> Answer {
-    match outcome {
-        Ok(()) => Answer::Done,
-        Err(failure) => Answer::Failed(failure),
-    }
+fn answer(outcome: Result<(), HypervisorError>) -> Answer {
+    outcome.map_or_else(Answer::from, |()| Answer::Done)
 }

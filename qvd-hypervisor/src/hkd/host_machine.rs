@@ -3,6 +3,7 @@
 //! ```text
 //!     idle → locking → loading → taking over → checking drivers → adopting → saving `running` → running
 //!     running → saving `stopping` → stopping VMs → (killing VMs) → saving `stopped` → finished
+//!     running → killing VMs, saving `stopping` beside it → saving `stopped` → finished
 //!     running → saving `starting` → finished                       (leaves its virtual machines to the next daemon)
 //!     any, once taken over → disowning → finished                  (the row was taken away)
 //! ```
@@ -15,11 +16,14 @@ use qvd_core::state::HostState;
 
 /// How to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Shutdown {
     /// Stop every virtual machine of this node first.
     Stop,
     /// Leave them running; the next daemon of this node adopts them.
     KeepVms,
+    /// Kill every virtual machine of this node at once, also those that have begun to stop.
+    Abort,
 }
 
 /// One step of the machine.
@@ -88,6 +92,10 @@ pub enum HostEvent {
     Begin,
     /// The effect in flight is done.
     Done,
+    /// The inspection in flight is done, but for drivers that could not look.
+    PartlyDone,
+    /// By now every driver could look.
+    Inspected,
     /// The effect in flight failed; the text tells all.
     Failed(String),
     /// Somebody wants it to end.
@@ -182,6 +190,10 @@ pub struct HostLimits {
     pub fence: Duration,
     /// For one write while going down.
     pub last_write: Duration,
+    /// For finding what runs here.
+    pub adopt: Duration,
+    /// The same, once somebody wants the node stopped.
+    pub last_look: Duration,
     /// Between two attempts to find what runs here.
     pub adopt_retry: Duration,
 }
@@ -194,6 +206,8 @@ impl Default for HostLimits {
             kill_retry: seconds(100),
             fence: seconds(60),
             last_write: seconds(5),
+            adopt: seconds(60),
+            last_look: seconds(5),
             adopt_retry: seconds(10),
         }
     }
@@ -210,6 +224,8 @@ pub struct HostMachine {
     inspected: bool,
     /// A stop came before what runs here was known.
     stop_wanted: bool,
+    /// The last word on how to end.
+    asked: Shutdown,
     failure: Option<String>,
     deadline: Option<Instant>,
     actions: Vec<HostAction>,
@@ -225,6 +241,7 @@ impl HostMachine {
             left: 0,
             inspected: false,
             stop_wanted: false,
+            asked: Shutdown::Stop,
             failure: None,
             deadline: None,
             actions: Vec::new(),
@@ -255,6 +272,8 @@ impl HostMachine {
                 }
             }
             HostEvent::Done => self.done(now),
+            HostEvent::PartlyDone => self.partly_done(now),
+            HostEvent::Inspected => self.inspected = true,
             HostEvent::Failed(text) => self.failed(text, now),
             HostEvent::Shutdown(how) => self.shutdown(how, now),
             HostEvent::Lost(text) => self.lost(text, now),
@@ -276,22 +295,34 @@ impl HostMachine {
             HostPhase::CheckingDrivers => self.go(HostPhase::Adopting, now),
             HostPhase::Adopting => {
                 self.inspected = true;
-                let next =
-                    if self.stop_wanted { HostPhase::SavingStopping } else { HostPhase::SavingRunning };
-                self.go(next, now);
+                self.adopted(now);
             }
             HostPhase::SavingRunning => self.go(HostPhase::Running, now),
             HostPhase::SavingStopping => self.go(HostPhase::StoppingVms, now),
             HostPhase::SavingStopped => self.finish_stopped(),
             HostPhase::SavingKept => self.finish(End::Asked(Shutdown::KeepVms)),
+            // The state that an abort saves beside its kills; nobody waits for it.
+            HostPhase::KillingVms => {}
             HostPhase::Idle
             | HostPhase::AdoptWait
             | HostPhase::Running
             | HostPhase::StoppingVms
-            | HostPhase::KillingVms
             | HostPhase::Disowning
             | HostPhase::Finished => self.busy = was_busy,
         }
+    }
+
+    /// A driver that cannot look holds up neither the others nor the node. `stopped` is not said before it could.
+    fn partly_done(&mut self, now: Instant) {
+        if self.phase == HostPhase::Adopting {
+            self.busy = false;
+            self.adopted(now);
+        }
+    }
+
+    fn adopted(&mut self, now: Instant) {
+        let next = if self.stop_wanted { HostPhase::SavingStopping } else { HostPhase::SavingRunning };
+        self.go(next, now);
     }
 
     fn failed(&mut self, text: String, now: Instant) {
@@ -327,9 +358,14 @@ impl HostMachine {
             HostPhase::Idle | HostPhase::Locking | HostPhase::LoadingHost | HostPhase::TakingOver => {
                 self.finish(End::Asked(how));
             }
-            // What runs here cannot be stopped before it is known, which will be soon.
+            // What runs here cannot be stopped before it is known; a driver that hangs is not waited for.
             HostPhase::CheckingDrivers | HostPhase::Adopting if how == Shutdown::Stop => {
                 self.stop_wanted = true;
+                if self.phase == HostPhase::CheckingDrivers {
+                    self.go(HostPhase::Adopting, now);
+                }
+                let soon = now + self.limits.last_look;
+                self.deadline = Some(self.deadline.map_or(soon, |deadline| deadline.min(soon)));
             }
             HostPhase::CheckingDrivers
             | HostPhase::Adopting
@@ -340,8 +376,10 @@ impl HostMachine {
                 match how {
                     Shutdown::Stop => self.go(HostPhase::SavingStopping, now),
                     Shutdown::KeepVms => self.go(HostPhase::SavingKept, now),
+                    Shutdown::Abort => self.abort(now),
                 }
             }
+            HostPhase::SavingStopping | HostPhase::StoppingVms if how == Shutdown::Abort => self.abort(now),
             // On its way.
             HostPhase::SavingStopping
             | HostPhase::StoppingVms
@@ -350,6 +388,16 @@ impl HostMachine {
             | HostPhase::SavingKept
             | HostPhase::Disowning
             | HostPhase::Finished => {}
+        }
+    }
+
+    /// Kills first; what the row says is saved beside it.
+    fn abort(&mut self, now: Instant) {
+        self.asked = Shutdown::Abort;
+        let told = self.phase == HostPhase::StoppingVms;
+        self.go(HostPhase::KillingVms, now);
+        if !told {
+            self.act(HostAction::Save(HostState::Stopping));
         }
     }
 
@@ -409,6 +457,10 @@ impl HostMachine {
         }
         self.deadline = None;
         match self.phase {
+            HostPhase::Adopting => {
+                self.abandon();
+                self.failed("finding what runs here took too long".to_owned(), now);
+            }
             HostPhase::AdoptWait => self.go(HostPhase::Adopting, now),
             HostPhase::SavingStopping => self.go(HostPhase::StoppingVms, now),
             HostPhase::StoppingVms | HostPhase::KillingVms => self.go(HostPhase::KillingVms, now),
@@ -420,7 +472,6 @@ impl HostMachine {
             | HostPhase::LoadingHost
             | HostPhase::TakingOver
             | HostPhase::CheckingDrivers
-            | HostPhase::Adopting
             | HostPhase::SavingRunning
             | HostPhase::Running
             | HostPhase::Finished => {}
@@ -454,6 +505,7 @@ impl HostMachine {
 
     fn limit(&self, phase: HostPhase) -> Option<Duration> {
         match phase {
+            HostPhase::Adopting => Some(self.limits.adopt),
             HostPhase::AdoptWait => Some(self.limits.adopt_retry),
             HostPhase::SavingStopping | HostPhase::SavingStopped | HostPhase::SavingKept => {
                 Some(self.limits.last_write)
@@ -466,7 +518,6 @@ impl HostMachine {
             | HostPhase::LoadingHost
             | HostPhase::TakingOver
             | HostPhase::CheckingDrivers
-            | HostPhase::Adopting
             | HostPhase::SavingRunning
             | HostPhase::Running
             | HostPhase::Finished => None,
@@ -479,7 +530,7 @@ impl HostMachine {
             (None, _) if !self.inspected => {
                 End::Failed("what runs on this host could not be found out".into())
             }
-            (None, 0) => End::Asked(Shutdown::Stop),
+            (None, 0) => End::Asked(self.asked),
             (None, left) => End::Failed(format!(
                 "{left} virtual machines could not be stopped; the next start of this daemon goes on with them"
             )),
@@ -570,6 +621,77 @@ mod tests {
     }
 
     #[test]
+    fn an_abort_kills_at_once_and_saves_beside_it() {
+        let mut story = Story::running();
+        assert_eq!(
+            story.tell(HostEvent::Shutdown(Shutdown::Abort)),
+            [HostAction::StopObeying, HostAction::KillVms, HostAction::Save(HostState::Stopping)]
+        );
+        assert!(story.tell(HostEvent::Done).is_empty());
+        assert_eq!(story.tell(HostEvent::Empty { left: 0 }), [HostAction::Save(HostState::Stopped)]);
+        assert_eq!(story.tell(HostEvent::Done), [HostAction::Finish(End::Asked(Shutdown::Abort))]);
+    }
+
+    #[test]
+    fn an_abort_overtakes_a_stop() {
+        let mut story = Story::running();
+        story.tell(HostEvent::Shutdown(Shutdown::Stop));
+        let mut saving = Story { machine: story.machine.clone(), now: story.now };
+        assert_eq!(
+            saving.tell(HostEvent::Shutdown(Shutdown::Abort)),
+            [HostAction::Abandon, HostAction::KillVms, HostAction::Save(HostState::Stopping)]
+        );
+        story.tell(HostEvent::Done);
+        assert!(story.tell(HostEvent::Shutdown(Shutdown::Stop)).is_empty(), "asking twice changes nothing");
+        assert_eq!(story.tell(HostEvent::Shutdown(Shutdown::Abort)), [HostAction::KillVms]);
+    }
+
+    fn adopting() -> Story {
+        let mut story = Story { machine: HostMachine::new(HostLimits::default()), now: Instant::now() };
+        for event in [HostEvent::Begin, HostEvent::Done, HostEvent::Done, HostEvent::Done, HostEvent::Done] {
+            story.tell(event);
+        }
+        assert_eq!(story.machine.phase(), HostPhase::Adopting);
+        story
+    }
+
+    #[test]
+    fn a_driver_that_cannot_look_holds_up_the_word_stopped_alone() {
+        let mut blind = adopting();
+        assert_eq!(blind.tell(HostEvent::PartlyDone), [HostAction::Save(HostState::Running)]);
+        blind.tell(HostEvent::Done);
+        let mut seeing = Story { machine: blind.machine.clone(), now: blind.now };
+        for story in [&mut blind, &mut seeing] {
+            story.tell(HostEvent::Shutdown(Shutdown::Stop));
+            story.tell(HostEvent::Done);
+        }
+        let end = blind.tell(HostEvent::Empty { left: 0 });
+        assert!(matches!(&end[..], [HostAction::Finish(End::Failed(text))] if text.contains("could not")));
+        assert!(seeing.tell(HostEvent::Inspected).is_empty());
+        assert_eq!(seeing.tell(HostEvent::Empty { left: 0 }), [HostAction::Save(HostState::Stopped)]);
+    }
+
+    #[test]
+    fn an_inspection_that_hangs_is_given_up_sooner_when_the_node_is_to_stop() {
+        let mut story = adopting();
+        assert!(story.wait(59).is_empty());
+        assert_eq!(story.wait(1), [HostAction::Abandon]);
+        assert_eq!(story.wait(10), [HostAction::Adopt], "and begun anew");
+        assert!(story.tell(HostEvent::Shutdown(Shutdown::Stop)).is_empty());
+        assert!(story.wait(4).is_empty());
+        let actions = story.wait(1);
+        assert_eq!(actions, [HostAction::Abandon, HostAction::Save(HostState::Stopping)]);
+
+        let mut story = Story { machine: HostMachine::new(HostLimits::default()), now: Instant::now() };
+        for event in [HostEvent::Begin, HostEvent::Done, HostEvent::Done, HostEvent::Done] {
+            story.tell(event);
+        }
+        assert_eq!(story.machine.phase(), HostPhase::CheckingDrivers);
+        let actions = story.tell(HostEvent::Shutdown(Shutdown::Stop));
+        assert_eq!(actions, [HostAction::Abandon, HostAction::Adopt], "whether they work matters no more");
+    }
+
+    #[test]
     fn a_stop_at_start_up_first_learns_what_runs_here() {
         let mut story = Story { machine: HostMachine::new(HostLimits::default()), now: Instant::now() };
         for event in [HostEvent::Begin, HostEvent::Done, HostEvent::Done, HostEvent::Done, HostEvent::Done] {
@@ -628,6 +750,9 @@ mod tests {
             6 => HostEvent::Lost("x".into()),
             7 => HostEvent::Empty { left: 0 },
             8 => HostEvent::Empty { left: 1 },
+            9 => HostEvent::Shutdown(Shutdown::Abort),
+            10 => HostEvent::PartlyDone,
+            11 => HostEvent::Inspected,
             _ => HostEvent::Deadline,
         }
     }
@@ -635,7 +760,7 @@ mod tests {
     proptest! {
         #[test]
         fn whatever_happens_it_ends_once_and_never_acts_after_that(
-            kinds in prop::collection::vec(0_usize..10, 0..60),
+            kinds in prop::collection::vec(0_usize..13, 0..60),
         ) {
             let mut machine = HostMachine::new(HostLimits::default());
             let mut now = Instant::now();
@@ -649,7 +774,7 @@ mod tests {
                 if event == HostEvent::Deadline {
                     now = machine.deadline().unwrap_or(now);
                 }
-                if matches!(event, HostEvent::Done | HostEvent::Failed(_)) {
+                if matches!(event, HostEvent::Done | HostEvent::PartlyDone | HostEvent::Failed(_)) {
                     if !in_flight {
                         continue;
                     }

@@ -7,6 +7,7 @@
 //! | `vm_task` | performs what that machine says, one task each |
 //! | `reconcile` | rows → tasks, the same scan for a notification and a poll |
 //! | `adopt` | what outlived the daemon before |
+//! | `sight` | what drivers find, one look at a time, within bounds |
 //! | [`monitor`] | is an agent alive |
 //! | [`slots`] | how many are set up or taken down at once |
 //! | [`failure`] | whose fault a failure is |
@@ -31,6 +32,7 @@ mod reconcile;
 mod routers;
 mod rows;
 mod settings;
+mod sight;
 pub mod slots;
 mod start_up;
 mod supervisor;
@@ -42,7 +44,8 @@ pub use error::{Error, Result};
 pub use host_machine::Shutdown;
 pub use settings::{Control, HkdSettings, Probe, RpcConnector, VmaConnector, host_limits, vm_limits};
 
-/// Runs the daemon until `shutdown` tells how to end, and ends in that way.
+/// Runs the daemon until `shutdown` tells how to end, and ends in that way. A change of mind after that comes as
+/// [`Control::Shutdown`] over [`HkdSettings::controls`].
 ///
 /// # Errors
 ///

@@ -68,6 +68,19 @@ impl Liveness {
         Self { limits, failures: 0, last_sign: now }
     }
 
+    /// Goes on with a count that another daemon began `age` ago and took along with it: as if every question since
+    /// then had failed. A quarter of the silence stays, so that a restart alone is never the end of a slow boot.
+    pub fn resumed(limits: LivenessLimits, age: Duration, now: Instant) -> Self {
+        let age = age.min(limits.silence * 3 / 4);
+        let most = limits.failures;
+        let mut liveness = Self::new(limits, now.checked_sub(age).unwrap_or(now));
+        let mut spent = Duration::ZERO;
+        while spent < age && liveness.failures < most {
+            spent += liveness.failed();
+        }
+        liveness
+    }
+
     /// It answered. Returns the pause before the next question.
     pub fn answered(&mut self, now: Instant) -> Duration {
         self.failures = 0;
@@ -115,9 +128,10 @@ pub(crate) struct AgentMonitor {
 }
 
 impl AgentMonitor {
-    pub(crate) fn new(agent: Arc<dyn Vma>, limits: LivenessLimits) -> Self {
+    /// A monitor of what has been waited for since `age`.
+    pub(crate) fn new(agent: Arc<dyn Vma>, limits: LivenessLimits, age: Duration) -> Self {
         let now = tokio::time::Instant::now().into_std();
-        let liveness = Liveness::new(limits.clone(), now);
+        let liveness = Liveness::resumed(limits.clone(), age, now);
         Self { agent, liveness, limits, pause: Duration::ZERO, told_alive: false }
     }
 
@@ -183,6 +197,29 @@ mod tests {
     }
 
     #[test]
+    fn a_restart_of_the_daemon_begins_no_new_boot() {
+        let start = Instant::now();
+        let verdict_after = |age: u64| {
+            let age = Duration::from_secs(age);
+            let mut liveness = Liveness::resumed(limits(Watch::Starting), age, start);
+            let mut now = start;
+            loop {
+                let pause = liveness.failed();
+                if liveness.is_dead(now) {
+                    return (now - start).as_secs();
+                }
+                now += pause;
+            }
+        };
+        let whole = verdict_after(0);
+        assert_eq!(whole, verdict(Watch::Starting, Duration::ZERO));
+        let rest = verdict_after(100);
+        assert!((whole - 110..=whole - 90).contains(&rest), "{rest} of {whole}");
+        // A start that waited long for its turn is not given up because the daemon was restarted.
+        assert!((45..whole - 100).contains(&verdict_after(3600)), "{}", verdict_after(3600));
+    }
+
+    #[test]
     fn a_running_one_is_dead_about_320_seconds_after_its_last_answer() {
         let start = Instant::now();
         let mut liveness = Liveness::new(limits(Watch::Running), start);
@@ -214,7 +251,7 @@ mod tests {
     async fn a_quick_boot_is_noticed_quickly() {
         let agent = FakeVma::new();
         agent.set_reachable(false);
-        let monitor = AgentMonitor::new(Arc::new(agent.clone()), limits(Watch::Starting));
+        let monitor = AgentMonitor::new(Arc::new(agent.clone()), limits(Watch::Starting), Duration::ZERO);
         let begun = tokio::time::Instant::now();
         let asked = tokio::spawn(monitor.next());
         tokio::time::sleep(Duration::from_millis(300)).await;

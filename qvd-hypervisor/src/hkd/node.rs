@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use qvd_core::config::Config;
 use qvd_core::hook::{Hook, HookEvent, HookKind};
-use qvd_core::hypervisor::{Endpoint, Hypervisor};
+use qvd_core::hypervisor::{Endpoint, Found, Hypervisor, HypervisorError};
 use qvd_core::vma::{Params, Vma};
 use qvd_core::{HostId, VmId};
 use qvd_db::Db;
 
 use super::settings::{Probe, VmaConnector};
+use super::sight::Sight;
 use super::slots::Slots;
 use super::vm_machine::Failure;
 
@@ -20,6 +21,7 @@ pub(crate) struct Node {
     pub(crate) host: HostId,
     pub(crate) incarnation: i64,
     pub(crate) drivers: Vec<Arc<dyn Hypervisor>>,
+    pub(crate) sight: Sight,
     pub(crate) vma: Arc<dyn VmaConnector>,
     pub(crate) hooks: Vec<Arc<dyn Hook>>,
     pub(crate) slots: Slots,
@@ -35,6 +37,11 @@ impl Node {
             Some(name) => named(name),
             None => named(&self.config.get().text("vm.hypervisor")).or_else(|| self.drivers.first()),
         }
+    }
+
+    /// What this driver finds, within bounds.
+    pub(crate) async fn find(&self, driver: &Arc<dyn Hypervisor>) -> Result<Vec<Found>, HypervisorError> {
+        self.sight.find(driver, self.config.get().seconds("internal.hkd.driver.find.timeout")).await
     }
 
     /// The agent at this endpoint.

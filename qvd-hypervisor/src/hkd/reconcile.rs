@@ -1,10 +1,12 @@
 //! Rows → tasks. One scan for a notification and for a poll; it is harmless at any time.
 //!
-//! Stops first, then starts, then both sides are compared: a row without a task is looked into ([`adopt`](super::adopt)),
-//! a task without its row has lost its guard and kills.
+//! Both sides are compared: a row without a task is looked into ([`adopt`](super::adopt)), a task without its row has
+//! lost its guard and kills. Orders to stop stay in the row until the machine's state says that they are obeyed, so a
+//! scan may find one many times and a crash loses none. Starts are accepted last: nothing can fail after that.
 
 use std::collections::HashMap;
 
+use qvd_core::error::chain;
 use qvd_core::model::VmRuntime;
 use qvd_core::state::{HostCommand, VmCommand, VmState};
 use qvd_core::{HostId, RunId, VmId};
@@ -34,28 +36,31 @@ pub(crate) async fn scan(
     tasks: &HashMap<VmId, RunId>,
 ) -> Result<Findings, qvd_db::Error> {
     let mut findings =
-        Findings { command: db.hosts().take_command(host, incarnation).await?, ..Findings::default() };
+        Findings { command: db.hosts().command(host, incarnation).await?, ..Findings::default() };
     let pending = db.vms().pending(host, incarnation).await?;
     for order in pending.iter().filter(|order| order.command == VmCommand::Stop) {
         // Without a task there is nobody to stop yet; the order waits until what runs has been adopted.
-        if tasks.get(&order.vm_id) != Some(&order.run_id) {
-            continue;
-        }
-        if db.vms().accept_stop(order.vm_id, host, order.run_id).await?.is_updated() {
+        if tasks.get(&order.vm_id) == Some(&order.run_id) {
             findings.stops.push(order.vm_id);
         }
     }
+    compare(&db.vms().of_host(host).await?, tasks, &mut findings);
     for order in pending.iter().filter(|order| order.command == VmCommand::Start) {
         if tasks.contains_key(&order.vm_id) {
             continue;
         }
-        // Anything but `Updated`: cancelled meanwhile, or not ours any more.
-        if let Guard::Updated(row) = db.vms().accept_start(order.vm_id, host, incarnation).await? {
-            findings.starts.push((row.vm_id, row.run_id));
+        match db.vms().accept_start(order.vm_id, host, incarnation).await {
+            Ok(Guard::Updated(row)) => findings.starts.push((row.vm_id, row.run_id)),
+            // Cancelled meanwhile, or not ours any more.
+            Ok(Guard::Unchanged(_) | Guard::NotFound) => {}
+            Err(error) if findings.starts.is_empty() => return Err(error),
+            Err(error) => {
+                // Those accepted before must get their tasks; the next scan finds the others.
+                tracing::warn!(vm = %order.vm_id, error = %chain(&error), "a start was not accepted");
+                break;
+            }
         }
     }
-    let rows = db.vms().of_host(host).await?;
-    compare(&rows, tasks, &mut findings);
     Ok(findings)
 }
 
@@ -69,8 +74,7 @@ fn compare(rows: &[VmRuntime], tasks: &HashMap<VmId, RunId>, findings: &mut Find
         }
     }
     for row in live.values() {
-        let just_started = findings.starts.iter().any(|(vm, _)| *vm == row.vm_id);
-        if !tasks.contains_key(&row.vm_id) && !just_started {
+        if !tasks.contains_key(&row.vm_id) {
             findings.orphans.push((*row).clone());
         }
     }
@@ -93,7 +97,6 @@ mod tests {
             row(2, 5, VmState::Running),
             row(3, 5, VmState::Starting),
             row(4, 5, VmState::Stopped),
-            row(6, 1, VmState::Starting),
         ];
         let id = VmId::new;
         let tasks = HashMap::from([
@@ -102,10 +105,10 @@ mod tests {
             (id(4), RunId::new(5)),
             (id(5), RunId::new(1)),
         ]);
-        let mut findings = Findings { starts: vec![(id(6), RunId::new(1))], ..Findings::default() };
+        let mut findings = Findings::default();
         compare(&rows, &tasks, &mut findings);
         assert_eq!(findings.disowned, [id(2), id(4), id(5)], "another run, a stopped row, no row");
         let orphans: Vec<_> = findings.orphans.iter().map(|row| row.vm_id).collect();
-        assert_eq!(orphans, [id(3)], "what was just accepted is no orphan");
+        assert_eq!(orphans, [id(3)]);
     }
 }

@@ -13,7 +13,7 @@ use qvd_db::Db;
 use qvd_vma::client::VmaClient;
 use tokio::sync::{mpsc, oneshot};
 
-use super::host_machine::HostLimits;
+use super::host_machine::{HostLimits, Shutdown};
 use super::vm_machine::Limits;
 
 /// Reaches the agent inside a virtual machine.
@@ -108,11 +108,14 @@ pub trait Probe: Send + Sync + 'static {
 
 /// What an operator may ask of a running daemon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Control {
     /// Read the configuration of the database again.
     Reload,
     /// Log how many virtual machines are in which state.
     Report,
+    /// End in this way. Once it ends, only [`Shutdown::Abort`] changes anything more.
+    Shutdown(Shutdown),
 }
 
 /// What a daemon is built from.
@@ -238,10 +241,14 @@ pub fn vm_limits(config: &Config, driver: &str) -> Limits {
 
 /// The limits of the node's own start and end.
 pub fn host_limits(config: &Config) -> HostLimits {
+    let find = config.seconds("internal.hkd.driver.find.timeout");
     HostLimits {
         stop_vms: config.seconds("internal.hkd.stopping.vms.timeout"),
         kill_retry: config.seconds("internal.hkd.killing.vms.retry.timeout"),
         fence: config.seconds("internal.hkd.fence.kill.timeout"),
+        // Rows are read besides.
+        adopt: find.saturating_mul(2),
+        adopt_retry: find / 3,
         ..HostLimits::default()
     }
 }
@@ -270,6 +277,7 @@ mod tests {
         }
         let host = host_limits(&config);
         assert_eq!((host.stop_vms, host.kill_retry, host.fence), (seconds(300), seconds(100), seconds(60)));
+        assert_eq!((host.adopt, host.adopt_retry), (seconds(60), seconds(10)));
     }
 
     #[test]

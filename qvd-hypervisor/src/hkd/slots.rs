@@ -79,6 +79,15 @@ impl Slots {
         self.wait(waiting, true).await
     }
 
+    /// A heavy and a starting slot for a start that an earlier daemon began: at once, even over the limits, which
+    /// then let nobody else in until it is done.
+    pub fn keep(&self) -> Permit {
+        let mut book = lock(&self.book);
+        book.usage.heavy += 1;
+        book.usage.starting += 1;
+        Permit { book: Arc::clone(&self.book), starting: true }
+    }
+
     /// A heavy slot, before every waiting start.
     ///
     /// # Cancellation
@@ -252,6 +261,18 @@ mod tests {
         first.release_starting();
         first.release_starting();
         assert!(second.as_mut().now_or_never().is_some());
+    }
+
+    #[tokio::test]
+    async fn a_start_of_an_earlier_daemon_keeps_its_slots_over_the_limits() {
+        let slots = Slots::new(1, 1);
+        let (one, two) = (slots.keep(), slots.keep());
+        assert_eq!((slots.usage().heavy, slots.usage().starting), (2, 2));
+        let mut third = Box::pin(slots.start(BOB));
+        drop(one);
+        assert!(third.as_mut().now_or_never().is_none(), "still one too many");
+        drop(two);
+        assert!(third.as_mut().now_or_never().is_some());
     }
 
     #[tokio::test]

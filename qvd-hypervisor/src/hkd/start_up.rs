@@ -106,7 +106,8 @@ pub(crate) async fn publish(node: &Node) -> Result<()> {
     ours(published.await, "publish this host's capacity")
 }
 
-/// Writes the host's state; `stopped` only once no virtual machine of it is anything else.
+/// Writes the host's state; `stopped` only once no virtual machine of it is anything else. An order to stop is obeyed
+/// once the row says so.
 pub(crate) async fn save_state(node: &Node, state: HostState) -> Result<()> {
     loop {
         let saved =
@@ -117,9 +118,17 @@ pub(crate) async fn save_state(node: &Node, state: HostState) -> Result<()> {
                 tracing::warn!(vms = ?live, "VMs of this host are not stopped, so it is not either");
                 tokio::time::sleep(STILL_LIVE).await;
             }
-            saved => return ours(saved.map(|guard| guard.map(drop)), "save this host's state"),
+            saved => {
+                ours(saved.map(|guard| guard.map(drop)), "save this host's state")?;
+                break;
+            }
         }
     }
+    if matches!(state, HostState::Stopping | HostState::Stopped) {
+        let taken = while_away(|| async { node.db.hosts().take_command(node.host, node.incarnation).await });
+        taken.await.map_err(|source| Error::Database { operation: "take the order to stop", source })?;
+    }
+    Ok(())
 }
 
 /// How busy the host is, for a tick.

@@ -5,7 +5,7 @@
 //! ```
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -15,13 +15,14 @@ use qvd_core::{RunId, VmId};
 use qvd_db::VmCounter;
 use tokio::sync::{mpsc, watch};
 
+use super::adopt::{Foundling, Story};
 use super::effects::{self, Answer};
 use super::monitor::{AgentMonitor, LivenessLimits, News};
 use super::node::Node;
 use super::rows::RowWriter;
 use super::settings::vm_limits;
 use super::slots::Permit;
-use super::vm_machine::{Action, Event, Failure, Outcome, Past, Phase, VmMachine, Watch, Write};
+use super::vm_machine::{Action, Event, Failure, Outcome, Phase, VmMachine, Watch, Write};
 
 /// What the daemon tells a task.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,7 +41,7 @@ pub(crate) enum Beginning {
     /// The start was accepted.
     Start,
     /// Something is there already, or a row claims it.
-    Adopt { past: Past, driver: Arc<dyn Hypervisor>, handle: Option<Arc<dyn RunningVm>> },
+    Adopt(Foundling),
 }
 
 /// How a task ended.
@@ -98,6 +99,7 @@ pub(crate) fn task(
         effect: None,
         exit: None,
         monitor: None,
+        boot_age: Duration::ZERO,
         alert: Params::new(),
         outcome: None,
     };
@@ -118,6 +120,7 @@ struct VmTask {
     effect: Option<BoxFuture<'static, Answer>>,
     exit: Option<BoxFuture<'static, ExitInfo>>,
     monitor: Option<BoxFuture<'static, (AgentMonitor, News)>>,
+    boot_age: Duration,
     alert: Params,
     outcome: Option<Outcome>,
 }
@@ -140,13 +143,17 @@ impl VmTask {
     fn begin(&mut self, beginning: Beginning) -> Event {
         match beginning {
             Beginning::Start => Event::Start,
-            Beginning::Adopt { past, driver, handle } => {
+            Beginning::Adopt(Foundling { story, driver, handle, age, .. }) => {
                 let traits = driver.capabilities().into();
                 self.use_driver(driver);
+                self.boot_age = age;
                 if let Some(handle) = handle {
                     self.use_handle(handle);
                 }
-                Event::Adopt(past, traits)
+                match story {
+                    Story::Past(past) => Event::Adopt(past, traits),
+                    Story::Ended { booting, exit } => Event::FoundDead { booting, exit, traits },
+                }
             }
         }
     }
@@ -216,6 +223,13 @@ impl VmTask {
                 tracing::warn!(vm = %self.vm, phase = ?self.machine.phase(), error = %failure.text, "step failed");
                 Event::Failed(failure)
             }
+            Answer::HomeInUse(text) => {
+                tracing::error!(
+                    vm = %self.vm, phase = ?self.machine.phase(), error = %text,
+                    "home in use: find out who holds its lock and why"
+                );
+                Event::HomeInUse(text)
+            }
             Answer::GuardLost => Event::GuardLost,
         }
     }
@@ -281,13 +295,14 @@ impl VmTask {
                 });
             }
             Action::Kill { limit } => {
-                let (handle, vm) = (self.handle.clone(), self.vm);
-                self.with_driver(|driver| effects::kill(driver, handle, vm, limit).boxed());
+                let (node, handle, vm) = (Arc::clone(&self.node), self.handle.clone(), self.vm);
+                self.with_driver(|driver| effects::kill(node, driver, handle, vm, limit).boxed());
             }
             Action::Cleanup => {
                 let vm = self.vm;
                 self.with_driver(|driver| effects::cleanup(driver, vm).boxed());
             }
+            Action::KeepPermits => self.permit = Some(self.node.slots.keep()),
             Action::ReleaseStarting => {
                 if let Some(permit) = &mut self.permit {
                     permit.release_starting();
@@ -331,9 +346,11 @@ impl VmTask {
     }
 
     fn start_monitor(&mut self, watch: Watch) {
+        // The boot of an adopted machine began under an earlier daemon; whatever is watched later begins now.
+        let age = std::mem::take(&mut self.boot_age);
         self.monitor = self.handle.as_ref().map(|handle| {
             let limits = LivenessLimits::from_config(&self.node.config.get(), watch);
-            AgentMonitor::new(self.node.agent(&handle.endpoint()), limits).next().boxed()
+            AgentMonitor::new(self.node.agent(&handle.endpoint()), limits, age).next().boxed()
         });
     }
 

@@ -1,6 +1,7 @@
 //! The daemon is killed at every step of a virtual machine's life, one after another, and started again: each time
 //! the site reaches the same end as without the crash.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -48,9 +49,11 @@ async fn live(crash_at: Option<usize>) -> (Site, Vec<String>, Option<String>) {
     let wire = Arc::new(Tripwire { crash_at, ..Tripwire::default() });
     let daemon = Daemon::start(site.settings().probe(Arc::clone(&wire) as Arc<dyn Probe>)).await;
     site.claim(vm).await;
+    let ordered = AtomicBool::new(false);
     let whole_life = async {
         site.vm_is(vm, VmState::Running).await;
         site.stop(vm).await;
+        ordered.store(true, Ordering::Relaxed);
         site.vm_is(vm, VmState::Stopped).await;
     };
     let crashed = tokio::select! {
@@ -64,7 +67,7 @@ async fn live(crash_at: Option<usize>) -> (Site, Vec<String>, Option<String>) {
     daemon.kill().await;
     let step = wire.steps().last().cloned();
     let second = site.daemon().await;
-    converges(&site, vm).await;
+    converges(&site, vm, ordered.load(Ordering::Relaxed)).await;
     // And the machine is as good as new.
     site.claim(vm).await;
     site.vm_is(vm, VmState::Running).await;
@@ -72,8 +75,9 @@ async fn live(crash_at: Option<usize>) -> (Site, Vec<String>, Option<String>) {
     (site, wire.steps(), step)
 }
 
-/// After the restart: running or stopped within bounds, never two at once, then stopped on demand with nothing left.
-async fn converges(site: &Site, vm: VmId) {
+/// After the restart: running or stopped within bounds, never two at once, then stopped with nothing left: on demand,
+/// or by itself when that was ordered before the crash, for no order vanishes.
+async fn converges(site: &Site, vm: VmId, ordered: bool) {
     site.until("a settled state", || async {
         let row = site.row(vm).await;
         let settled = match row.vm_state {
@@ -86,9 +90,8 @@ async fn converges(site: &Site, vm: VmId) {
         settled.then_some(())
     })
     .await;
-    if site.row(vm).await.vm_state == VmState::Running {
-        // Unless a stop of before the crash is still to be obeyed.
-        let _ = site.db.vms().order_stop(vm).await.unwrap();
+    if !ordered && site.row(vm).await.vm_state == VmState::Running {
+        site.stop(vm).await;
     }
     site.vm_is(vm, VmState::Stopped).await;
     site.until("nothing to be left", || async { site.driver.leftovers().is_empty().then_some(()) }).await;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use qvd_core::hypervisor::{ExitInfo, HypervisorError};
-use qvd_core::state::{UserCommand, UserState, VmState};
+use qvd_core::state::{UserCommand, UserState, VmCommand, VmState};
 use qvd_core::testkit::fakes::{DriverCall, DriverStep, VmaMethod};
 use qvd_hypervisor::hkd::Shutdown;
 
@@ -138,6 +138,68 @@ async fn a_stop_while_it_is_prepared_cancels_the_start() {
     // And it starts again.
     site.claim(vm).await;
     site.vm_is(vm, VmState::Running).await;
+    daemon.end(Shutdown::Stop).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_home_in_use_elsewhere_is_waited_for_and_told_and_counts_against_nobody() {
+    let strict = [("hkd.vm.starting.max", "1"), ("hkd.host.failures.max", "1"), ("hkd.vm.failures.max", "1")];
+    let site = Site::with(&strict).await;
+    let (vm, other) = (site.vm("desk").await, site.vm("other").await);
+    let daemon = site.daemon().await;
+    site.driver.hold_lock(vm, "run 4 on host 'b'");
+    site.claim(vm).await;
+    site.driver.called(DriverStep::Prepare, 1).await;
+    site.until("the holder to be told", || async { site.row(vm).await.last_error }).await;
+    // It waits without a slot.
+    site.claim(other).await;
+    site.vm_is(other, VmState::Running).await;
+    let row = site.row(vm).await;
+    assert_eq!((row.vm_state, row.fail_count, row.blocked), (VmState::Starting, 0, false));
+    assert!(row.last_error.unwrap().contains("run 4 on host 'b'"));
+    site.driver.release_lock(vm);
+    site.vm_is(vm, VmState::Running).await;
+    assert!(!site.db.hosts().load(site.host).await.unwrap().unwrap().runtime.blocked);
+    daemon.end(Shutdown::Stop).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_clean_up_that_finds_the_home_in_use_waits_as_well_and_a_stop_ends_that() {
+    let site = Site::new().await;
+    let vm = site.vm("desk").await;
+    let daemon = site.daemon().await;
+    let held = |vm| HypervisorError::HomeInUse { vm, holder: "run 4 on host 'b'".to_owned() };
+    site.driver.fail_next(DriverStep::Cleanup, held);
+    site.claim(vm).await;
+    site.until("the holder to be told", || async { site.row(vm).await.last_error }).await;
+    assert_eq!(site.row(vm).await.vm_state, VmState::Starting, "nothing of it is a zombie here");
+    site.stop(vm).await;
+    let row = site.vm_is(vm, VmState::Stopped).await;
+    assert_eq!(row.fail_count, 0);
+    assert_eq!(site.driver.times(DriverStep::Prepare), 0);
+    daemon.end(Shutdown::Stop).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_order_to_stop_waits_in_the_row_until_it_is_obeyed() {
+    let site = Site::new().await;
+    let (vm, later) = (site.vm("desk").await, site.vm("later").await);
+    let daemon = site.daemon().await;
+    site.driver.hold(DriverStep::Launch);
+    site.claim(vm).await;
+    site.driver.called(DriverStep::Launch, 1).await;
+    site.stop(vm).await;
+    // A scan that finds this one has found the stop as well.
+    site.claim(later).await;
+    site.driver.called(DriverStep::Prepare, 2).await;
+    // The task knows, and nothing was done yet that a crash could not undo.
+    let row = site.row(vm).await;
+    assert_eq!((row.vm_state, row.vm_cmd), (VmState::Starting, Some(VmCommand::Stop)));
+    daemon.kill().await;
+    site.driver.release(DriverStep::Launch);
+    let daemon = site.daemon().await;
+    site.vm_is(vm, VmState::Stopped).await;
+    assert!(site.driver.leftovers().is_empty());
     daemon.end(Shutdown::Stop).await.unwrap();
 }
 

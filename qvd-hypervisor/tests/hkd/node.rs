@@ -1,12 +1,15 @@
 //! The node itself: start, end, restart, a second daemon, the database's commands.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use qvd_core::RunId;
+use qvd_core::hypervisor::ExitInfo;
 use qvd_core::state::{HostCommand, HostState, UserState, VmState};
-use qvd_core::testkit::fakes::{DriverStep, VmaMethod};
+use qvd_core::testkit::fakes::{DriverStep, FakeHypervisor, VmaMethod};
 use qvd_db::{Expirations, NewImage, TakeOver};
-use qvd_hypervisor::hkd::{Error, Shutdown};
+use qvd_hypervisor::hkd::{Control, Error, Shutdown};
+use tokio::sync::mpsc;
 
 use crate::site::{Daemon, NODE, Site};
 
@@ -98,6 +101,123 @@ async fn something_that_cannot_be_inspected_holds_up_nobody_else() {
     site.driver.make_readable(dark);
     site.vm_is(dark, VmState::Stopped).await;
     daemon.end(Shutdown::Stop).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_cannot_be_seen_and_does_not_live_is_cleaned_all_the_same() {
+    let site = Site::new().await;
+    let vm = site.vm("dark").await;
+    let daemon = site.daemon().await;
+    site.claim(vm).await;
+    site.vm_is(vm, VmState::Running).await;
+    daemon.kill().await;
+    site.driver.vm(vm).unwrap().end(ExitInfo::default());
+    site.driver.make_unreadable(vm, "its record is damaged");
+    let daemon = site.daemon().await;
+    // Clean-up, which refuses what lives, is the judge.
+    site.vm_is(vm, VmState::Stopped).await;
+    assert!(site.driver.leftovers().is_empty());
+    daemon.end(Shutdown::Stop).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_end_while_no_daemon_ran_is_told() {
+    let site = Site::new().await;
+    let vm = site.vm("desk").await;
+    let daemon = site.daemon().await;
+    site.claim(vm).await;
+    site.vm_is(vm, VmState::Running).await;
+    daemon.kill().await;
+    site.driver.vm(vm).unwrap().end(ExitInfo { signal: Some(11), ..ExitInfo::default() });
+    let daemon = site.daemon().await;
+    let row = site.vm_is(vm, VmState::Stopped).await;
+    assert!(row.last_error.unwrap().contains("signal 11"));
+    assert_eq!(row.fail_count, 0, "no failed start");
+    daemon.end(Shutdown::Stop).await.unwrap();
+}
+
+/// A second driver that looks for ever, as on a storage that hangs.
+fn hung_driver() -> FakeHypervisor {
+    let hung = FakeHypervisor::new().named("hung");
+    hung.hold(DriverStep::Find);
+    hung
+}
+
+#[tokio::test]
+async fn a_driver_that_hangs_keeps_the_node_neither_from_starting_nor_from_stopping() {
+    let site = Site::with(&[("internal.hkd.driver.find.timeout", "0.1")]).await;
+    let (vm, before) = (site.vm("desk").await, site.vm("before").await);
+    let daemon = site.daemon().await;
+    site.claim(before).await;
+    site.vm_is(before, VmState::Running).await;
+    daemon.kill().await;
+    let hung = hung_driver();
+    let daemon = Daemon::start(site.settings().hypervisor(Arc::new(hung.clone()))).await;
+    // What the other driver found is adopted, and it works.
+    site.stop(before).await;
+    site.vm_is(before, VmState::Stopped).await;
+    site.claim(vm).await;
+    site.vm_is(vm, VmState::Running).await;
+    let unknown = daemon.end(Shutdown::Stop).await.unwrap_err();
+    assert!(unknown.to_string().contains("could not be found out"), "{unknown}");
+    assert_ne!(site.host_state().await, HostState::Stopped, "nobody knows what the hung one runs");
+    assert!(site.driver.leftovers().is_empty());
+    assert_eq!(hung.times(DriverStep::Find), 1, "it was not asked twice at once");
+}
+
+#[tokio::test]
+async fn what_a_driver_finds_late_is_taken_care_of_late() {
+    let site = Site::with(&[("internal.hkd.driver.find.timeout", "0.1")]).await;
+    let foreign = site.vm("foreign").await;
+    let hung = hung_driver();
+    hung.plant_running(foreign, RunId::new(99));
+    let daemon = Daemon::start(site.settings().hypervisor(Arc::new(hung.clone()))).await;
+    hung.release(DriverStep::Find);
+    site.until("the late one to be gone", || async { hung.leftovers().is_empty().then_some(()) }).await;
+    daemon.end(Shutdown::Stop).await.unwrap();
+    assert_eq!(site.host_state().await, HostState::Stopped);
+}
+
+#[tokio::test]
+async fn an_order_to_stop_the_node_waits_in_the_row_until_it_says_stopping() {
+    let site = Site::new().await;
+    let vm = site.vm("desk").await;
+    let daemon = site.daemon().await;
+    site.claim(vm).await;
+    site.vm_is(vm, VmState::Running).await;
+    site.agent(vm).hold(VmaMethod::Poweroff);
+    assert!(site.db.hosts().order(site.host, HostCommand::Stop).await.unwrap().is_updated());
+    site.agent(vm).called(VmaMethod::Poweroff, 1).await;
+    assert_eq!(site.host_state().await, HostState::Stopping);
+    let incarnation = site.db.hosts().load(site.host).await.unwrap().unwrap().runtime.incarnation;
+    assert_eq!(site.db.hosts().command(site.host, incarnation).await.unwrap(), None);
+    site.agent(vm).release(VmaMethod::Poweroff);
+    daemon.ended().await.unwrap();
+    // The next daemon does not find it again.
+    site.daemon().await.end(Shutdown::Stop).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_abort_overtakes_a_stop_that_takes_long() {
+    let site = Site::with(&[
+        ("internal.hkd.lxc.timeout.on_state.stopping.shutdown.waiting_for_lxc", "300"),
+        ("internal.hkd.lxc.timeout.on_state.stopping.stop.waiting_for_lxc", "300"),
+    ])
+    .await;
+    let vm = site.vm("desk").await;
+    let (controls, wishes) = mpsc::channel(1);
+    let daemon = Daemon::start(site.settings().controls(wishes)).await;
+    site.claim(vm).await;
+    site.vm_is(vm, VmState::Running).await;
+    site.driver.vm(vm).unwrap().set_ignores_terminate(true);
+    controls.send(Control::Shutdown(Shutdown::Stop)).await.unwrap();
+    site.agent(vm).called(VmaMethod::Poweroff, 1).await;
+    controls.send(Control::Shutdown(Shutdown::Abort)).await.unwrap();
+    daemon.ended().await.unwrap();
+    assert_eq!(site.driver.times(DriverStep::Kill), 1);
+    assert_eq!(site.driver.times(DriverStep::Terminate), 0);
+    assert_eq!(site.row(vm).await.vm_state, VmState::Stopped);
+    assert_eq!(site.host_state().await, HostState::Stopped);
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use qvd_core::{RunId, TenantId, VmId};
 use qvd_db::Expiring;
 
 use super::Read;
-use crate::hkd::adopt::{self, Foundling};
+use crate::hkd::adopt::{self, Foundling, Inspection};
 use crate::hkd::error::{Error, Result};
 use crate::hkd::node::Node;
 use crate::hkd::reconcile::{self, Findings};
@@ -62,6 +62,8 @@ pub(super) enum Looked {
     Config(Read<Vec<(String, String)>>),
     /// Sessions of dead routers that were ended.
     Routers(Read<usize>),
+    /// Everything that runs here, once more.
+    Inspection(Result<Inspection>),
     /// It is time to begin one.
     Due,
 }
@@ -74,6 +76,7 @@ pub(super) struct Looks {
     limits: Look<Read<Vec<Expiring>>>,
     config: Look<Read<Vec<(String, String)>>>,
     routers: Look<Read<usize>>,
+    inspection: Look<Result<Inspection>>,
     forgotten_at: Option<Instant>,
 }
 
@@ -115,6 +118,11 @@ impl Looks {
         (self.routers.at, self.forgotten_at) = (Some(at), Some(at));
     }
 
+    /// Looks into everything that runs here then.
+    pub(super) fn inspect_at(&mut self, at: Instant) {
+        self.inspection.no_later_than(at);
+    }
+
     /// Whether rows are being looked at.
     pub(super) fn scans(&self) -> bool {
         self.rows.going.is_some()
@@ -123,6 +131,7 @@ impl Looks {
     /// Looks at rows no more, whatever it would have found.
     pub(super) fn drop_scan(&mut self) {
         self.rows = Look::default();
+        self.inspection = Look::default();
     }
 
     /// Waits for the end of a look, or for the time to begin one.
@@ -136,6 +145,7 @@ impl Looks {
             self.limits.waits_until(),
             self.config.waits_until(),
             self.routers.waits_until(),
+            self.inspection.waits_until(),
         ];
         let due = waits.into_iter().flatten().min();
         tokio::select! {
@@ -144,6 +154,7 @@ impl Looks {
             limits = super::finished(&mut self.limits.going) => Looked::Limits(limits),
             config = super::finished(&mut self.config.going) => Looked::Config(config),
             routers = super::finished(&mut self.routers.going) => Looked::Routers(routers),
+            all = super::finished(&mut self.inspection.going) => Looked::Inspection(all),
             () = super::sleep_until(due) => Looked::Due,
         }
     }
@@ -152,13 +163,13 @@ impl Looks {
     pub(super) fn begin_due(
         &mut self,
         node: &Arc<Node>,
-        runs: impl Iterator<Item = (VmId, RunId)>,
+        runs: impl Iterator<Item = (VmId, RunId)> + Clone,
         now: Instant,
     ) {
         let config = node.config.get();
         let after = |key: &str| Some(now + config.seconds(key));
         if self.rows.is_due(now) {
-            let scan = scan(Arc::clone(node), runs.collect());
+            let scan = scan(Arc::clone(node), runs.clone().collect());
             self.rows
                 .begin(scan, after("internal.hkd.agent.vm_command_handler.delay").filter(|_| self.obeying));
         }
@@ -170,6 +181,10 @@ impl Looks {
         if self.config.is_due(now) {
             let node = Arc::clone(node);
             self.config.begin(async move { node.db.config().load(TenantId::DEFAULT).await }, None);
+        }
+        if self.inspection.is_due(now) {
+            let (node, runs) = (Arc::clone(node), runs.collect());
+            self.inspection.begin(async move { everything(&node, &runs).await }, None);
         }
         if self.routers.is_due(now) {
             let forgotten = self.forgotten_at.is_some_and(|at| at <= now);
@@ -189,11 +204,11 @@ pub(super) struct Scanned {
     pub(super) foundlings: Vec<Foundling>,
 }
 
-/// Everything that runs here or that a row tells of, at start-up.
-pub(super) async fn everything(node: &Node) -> Result<Vec<Foundling>> {
+/// Everything that runs here or that a row tells of, and has no task.
+pub(super) async fn everything(node: &Node, tasks: &HashMap<VmId, RunId>) -> Result<Inspection> {
     let rows = node.db.vms().of_host(node.host).await;
     let rows = rows.map_err(|source| Error::Database { operation: "list the VMs of this host", source })?;
-    adopt::inspect(node, &rows, &HashMap::new()).await.map_err(|text| Error::Failed { text })
+    adopt::inspect(node, &rows, tasks).await.map_err(|text| Error::Failed { text })
 }
 
 /// One scan of the rows; those without a task are looked into at once.
@@ -205,11 +220,13 @@ async fn scan(node: Arc<Node>, runs: HashMap<VmId, RunId>) -> Read<Scanned> {
     let orphans = std::mem::take(&mut findings.orphans);
     let mut busy = runs;
     busy.extend(findings.starts.iter().copied());
-    let foundlings = adopt::inspect(&node, &orphans, &busy).await.unwrap_or_else(|error| {
+    let Inspection { foundlings, blind } = adopt::inspect(&node, &orphans, &busy)
+        .await
+        .unwrap_or_else(|error| Inspection { foundlings: Vec::new(), blind: vec![error] });
+    if !blind.is_empty() {
         // What was accepted must not be lost; these rows stay and are found again.
-        tracing::warn!(%error, "cannot look into VMs without a task");
-        Vec::new()
-    });
+        tracing::warn!(error = blind.join("; "), "cannot look into every VM without a task");
+    }
     Ok(Scanned { findings, foundlings })
 }
 

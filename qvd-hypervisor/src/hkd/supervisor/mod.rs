@@ -22,12 +22,13 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::{Id, JoinError, JoinSet};
 
 use self::looks::{Looked, Looks, Scanned};
-use super::adopt::Foundling;
+use super::adopt::Inspection;
 use super::error::{Error, Result};
 use super::host_machine::{End, HostAction, HostEvent, HostMachine, Shutdown};
 use super::lock::HkdLock;
 use super::node::{LiveConfig, Node};
 use super::settings::{Control, HkdSettings, host_limits};
+use super::sight::Sight;
 use super::slots::Slots;
 use super::start_up::{self, KnownHost, TakenOver};
 use super::ticker::{Confirmation, Rhythm, tick_until_lost};
@@ -39,7 +40,7 @@ enum Brought {
     Lock(HkdLock),
     Host(Box<KnownHost>),
     TakenOver(TakenOver),
-    Foundlings(Vec<Foundling>),
+    Inspection(Inspection),
 }
 
 type Effect = BoxFuture<'static, Result<Brought>>;
@@ -78,8 +79,8 @@ pub(crate) struct Supervisor {
     tasks: HashMap<VmId, (Id, TaskHandle)>,
     running: JoinSet<Ended>,
     left: usize,
-    /// Waiting for the last task to end.
-    draining: bool,
+    /// What every task was told; waiting for the last one to end.
+    draining: Option<Order>,
     /// Told to stop by their hard limit; whether to start them again.
     expired: HashMap<VmId, Arc<AtomicBool>>,
 
@@ -109,7 +110,7 @@ impl Supervisor {
             tasks: HashMap::new(),
             running: JoinSet::new(),
             left: 0,
-            draining: false,
+            draining: None,
             expired: HashMap::new(),
             subscription: None,
             ticker: None,
@@ -182,6 +183,7 @@ impl Supervisor {
             Wake::Looked(Looked::Rows(outcome)) => self.scanned(outcome),
             Wake::Looked(Looked::Limits(outcome)) => self.expire(outcome),
             Wake::Looked(Looked::Config(outcome)) => self.reloaded(outcome),
+            Wake::Looked(Looked::Inspection(outcome)) => self.inspected(outcome),
             Wake::Looked(Looked::Routers(Ok(0)) | Looked::Due) => {}
             Wake::Looked(Looked::Routers(Ok(sessions))) => {
                 tracing::info!(sessions, "sessions of a dead router ended");
@@ -192,7 +194,7 @@ impl Supervisor {
             Wake::Hint(hint) => self.hinted(hint),
             Wake::Control(Control::Reload) => self.looks.reload_at(now()),
             Wake::Control(Control::Report) => self.report(),
-            Wake::Shutdown(how) => {
+            Wake::Shutdown(how) | Wake::Control(Control::Shutdown(how)) => {
                 tracing::info!(?how, "told to end");
                 self.feed(HostEvent::Shutdown(how));
             }
@@ -231,7 +233,8 @@ impl Supervisor {
                 async move { start_up::publish(&node).await.map(|()| Brought::Nothing) }.boxed()
             }),
             HostAction::Adopt => self.with_node(|node| {
-                async move { looks::everything(&node).await.map(Brought::Foundlings) }.boxed()
+                async move { looks::everything(&node, &HashMap::new()).await.map(Brought::Inspection) }
+                    .boxed()
             }),
             HostAction::Save(state) => {
                 self.with_node(move |node| {
@@ -285,9 +288,42 @@ impl Supervisor {
             Brought::Lock(lock) => self.lock = Some(lock),
             Brought::Host(host) => self.known = Some(*host),
             Brought::TakenOver(taken) => self.settle_in(taken),
-            Brought::Foundlings(foundlings) => foundlings.into_iter().for_each(|found| self.adopt(found)),
+            Brought::Inspection(inspection) => {
+                if !self.take_in(inspection) {
+                    return self.feed(HostEvent::PartlyDone);
+                }
+            }
         }
         self.feed(HostEvent::Done);
+    }
+
+    /// Adopts what was found. Tells whether every driver could look; until then they are asked again and again.
+    fn take_in(&mut self, inspection: Inspection) -> bool {
+        let Inspection { foundlings, blind } = inspection;
+        foundlings.into_iter().for_each(|found| self.adopt(found));
+        for error in &blind {
+            tracing::error!(%error, "what it may run stays as it is and is looked for again");
+        }
+        if !blind.is_empty() {
+            self.looks.inspect_at(now() + host_limits(&self.config.get()).adopt_retry);
+        }
+        blind.is_empty()
+    }
+
+    fn inspected(&mut self, outcome: Result<Inspection>) {
+        match outcome {
+            Ok(inspection) => {
+                if self.take_in(inspection) {
+                    self.feed(HostEvent::Inspected);
+                }
+                // A stop may wait for what has a task only now.
+                self.looks.scan_at(now());
+            }
+            Err(error) => {
+                tracing::error!(error = %chain(&error), "cannot tell what runs here");
+                self.looks.inspect_at(now() + host_limits(&self.config.get()).adopt_retry);
+            }
+        }
     }
 
     fn load_host(&mut self) {
@@ -325,6 +361,7 @@ impl Supervisor {
             host,
             incarnation,
             drivers: settings.hypervisors,
+            sight: Sight::default(),
             vma: settings.vma,
             hooks: settings.hooks,
             slots: Slots::new(heavy, starting),

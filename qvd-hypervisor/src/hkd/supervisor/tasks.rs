@@ -14,9 +14,9 @@ use crate::hkd::vm_task::{self, Beginning, Ended, Order};
 
 impl Supervisor {
     pub(super) fn adopt(&mut self, found: Foundling) {
-        let Foundling { vm, run, past, driver, handle } = found;
-        tracing::info!(%vm, %run, ?past, driver = driver.name(), "found");
-        self.begin(vm, run, Beginning::Adopt { past, driver, handle });
+        let (vm, run) = (found.vm, found.run);
+        tracing::info!(%vm, %run, story = ?found.story, driver = found.driver.name(), "found");
+        self.begin(vm, run, Beginning::Adopt(found));
     }
 
     pub(super) fn begin(&mut self, vm: VmId, run: RunId, beginning: Beginning) {
@@ -25,6 +25,10 @@ impl Supervisor {
             return;
         }
         let (handle, task) = vm_task::task(node, vm, run, beginning);
+        if let Some(order) = &self.draining {
+            // What is found that late has the same end as the others.
+            handle.tell(order.clone());
+        }
         let id = self.running.spawn(task).id();
         self.tasks.insert(vm, (id, handle));
     }
@@ -52,13 +56,13 @@ impl Supervisor {
     }
 
     pub(super) fn drain(&mut self, order: &Order) {
-        self.draining = true;
+        self.draining = Some(order.clone());
         self.tasks.values().for_each(|(_, task)| task.tell(order.clone()));
     }
 
     pub(super) fn tell_when_empty(&mut self) {
-        if self.draining && self.tasks.is_empty() && self.end.is_none() && !self.looks.scans() {
-            self.draining = false;
+        if self.draining.is_some() && self.tasks.is_empty() && self.end.is_none() && !self.looks.scans() {
+            self.draining = None;
             self.feed(HostEvent::Empty { left: self.left });
         }
     }

@@ -23,8 +23,14 @@ impl VmMachine {
                 self.held = Held::HeavyAndStarting;
                 self.go(Phase::CleaningOld, now);
             }
-            Phase::CleaningOld => self.go(Phase::SavingSetup, now),
-            Phase::Preparing => self.go(Phase::PreStart, now),
+            Phase::CleaningOld => {
+                self.prepared = false;
+                self.go(Phase::SavingSetup, now);
+            }
+            Phase::Preparing => {
+                self.prepared = true;
+                self.go(Phase::PreStart, now);
+            }
             Phase::PreStart => self.go(Phase::Launching, now),
             Phase::Launching if self.stop_wanted => self.end_politely(now),
             Phase::Launching => self.go(Phase::SavingEndpoint, now),
@@ -47,6 +53,7 @@ impl VmMachine {
             | Phase::SavingSetup
             | Phase::SavingEndpoint
             | Phase::AwaitingAgent
+            | Phase::HomeWait
             | Phase::SavingRunning
             | Phase::Monitoring
             | Phase::Debugging
@@ -63,7 +70,7 @@ impl VmMachine {
         match self.phase {
             Phase::Loading | Phase::StartPermit => {
                 self.record(failure, true);
-                self.leave(now);
+                self.call_off(now);
             }
             Phase::CleaningOld => self.go(Phase::ReapKilling, now),
             Phase::Preparing | Phase::PreStart => {
@@ -85,12 +92,15 @@ impl VmMachine {
             Phase::Killing => self.reap_later(now),
             Phase::CleaningUp => self.go(Phase::ReapKilling, now),
             Phase::PostStop => self.leave(now),
+            // What could not be killed, or not be seen, may be gone all the same: clean-up refuses if it lives.
+            Phase::ReapKilling if !self.leaving => self.go(Phase::ReapCleaning, now),
             Phase::ReapKilling | Phase::ReapCleaning => self.reap_later(now),
             // Nothing is in flight in these.
             Phase::Idle
             | Phase::SavingSetup
             | Phase::SavingEndpoint
             | Phase::AwaitingAgent
+            | Phase::HomeWait
             | Phase::SavingRunning
             | Phase::Monitoring
             | Phase::Debugging
@@ -102,12 +112,53 @@ impl VmMachine {
         }
     }
 
+    /// Somebody else holds the home. A start waits for it; what ends a run is repeated like any other failure.
+    pub(super) fn home_in_use(&mut self, text: String, now: Instant) {
+        match self.phase {
+            Phase::Launching if self.stop_wanted => {
+                self.busy = false;
+                self.go(Phase::CleaningUp, now);
+            }
+            Phase::CleaningOld | Phase::Preparing | Phase::Launching => {
+                self.busy = false;
+                self.record(Failure::nobody(text), false);
+                self.home_waits = self.home_waits.saturating_add(1);
+                self.go(Phase::HomeWait, now);
+            }
+            Phase::Idle
+            | Phase::Loading
+            | Phase::StartPermit
+            | Phase::SavingSetup
+            | Phase::PreStart
+            | Phase::SavingEndpoint
+            | Phase::AwaitingAgent
+            | Phase::HomeWait
+            | Phase::SavingRunning
+            | Phase::PostStart
+            | Phase::Monitoring
+            | Phase::Debugging
+            | Phase::StopPermit
+            | Phase::PoweringOff
+            | Phase::ShuttingDown
+            | Phase::Terminating
+            | Phase::Killing
+            | Phase::CleaningUp
+            | Phase::PostStop
+            | Phase::Clearing
+            | Phase::ClearWait
+            | Phase::ReapKilling
+            | Phase::ReapCleaning
+            | Phase::ReapDelay
+            | Phase::Finished => self.failed(Failure::nobody(text), now),
+        }
+    }
+
     pub(super) fn written(&mut self, what: Wrote, now: Instant) {
         match (self.phase, what) {
             (Phase::SavingSetup, Wrote::State(VmState::Starting, Some(VmPhase::Starting2))) => {
                 self.go(Phase::Preparing, now);
             }
-            (Phase::SavingEndpoint, Wrote::Endpoint) if self.traits.has_agent => {
+            (Phase::SavingEndpoint, Wrote::Endpoint) if self.traits.has_agent && !self.agent_seen => {
                 self.go(Phase::AwaitingAgent, now);
             }
             (Phase::SavingEndpoint, Wrote::Endpoint) => self.go(Phase::SavingRunning, now),

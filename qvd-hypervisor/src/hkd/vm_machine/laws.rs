@@ -14,6 +14,7 @@ enum Luck {
     Succeeds,
     Fails,
     FailsButLives,
+    HomeTaken,
     Writes,
     LosesGuard,
     WriteFails,
@@ -31,6 +32,7 @@ fn luck() -> impl Strategy<Value = Luck> {
         12 => Just(Luck::Succeeds),
         2 => Just(Luck::Fails),
         1 => Just(Luck::FailsButLives),
+        2 => Just(Luck::HomeTaken),
         12 => Just(Luck::Writes),
         1 => Just(Luck::LosesGuard),
         1 => Just(Luck::WriteFails),
@@ -115,6 +117,10 @@ impl World {
                 assert!(std::mem::take(&mut self.heavy), "no heavy slot");
                 self.starting = false;
             }
+            Action::KeepPermits => {
+                assert!(!self.heavy && !self.starting, "slots taken twice");
+                (self.heavy, self.starting) = (true, true);
+            }
             Action::StartMonitor(_) => self.monitored = true,
             Action::StopMonitor => assert!(std::mem::take(&mut self.monitored), "no monitor"),
             Action::Finish(outcome) => {
@@ -187,6 +193,14 @@ impl World {
                     self.prepared |= effect == Action::Prepare;
                     self.lives |= effect == Action::Launch && matches!(luck, Luck::FailsButLives);
                     self.tell(Event::Failed(Failure::vm("broken")));
+                }
+            }
+            Luck::HomeTaken => {
+                let needs_lock = |effect: &mut Action| {
+                    matches!(effect, Action::Prepare | Action::Launch | Action::Cleanup)
+                };
+                if self.in_flight.take_if(needs_lock).is_some() {
+                    self.tell(Event::HomeInUse("home in use".to_owned()));
                 }
             }
             Luck::Writes => {
@@ -288,7 +302,7 @@ proptest! {
 
     #[test]
     fn events_out_of_place_never_panic_and_end_nothing_twice(
-        events in prop::collection::vec(0_usize..15, 0..60),
+        events in prop::collection::vec(0_usize..17, 0..60),
     ) {
         let mut machine = VmMachine::new(Limits::default());
         let mut ends = 0;
@@ -308,6 +322,11 @@ proptest! {
                 11 => Event::Deadline,
                 12 => Event::Stop,
                 13 => Event::Kill,
+                14 => Event::HomeInUse("x".to_owned()),
+                15 => {
+                    let traits = Traits { has_agent: true, polite_stop: true };
+                    Event::FoundDead { booting: true, exit: None, traits }
+                }
                 _ => Event::Alert,
             };
             let actions = machine.step(event, Instant::now());

@@ -30,7 +30,8 @@
 //! Rules:
 //! * what others see is saved before it is acted upon, but no kill waits for a write;
 //! * a row is cleared only after the driver's clean-up succeeded, which it refuses while anything lives;
-//! * a lost guard means the row is somebody else's: kill here, write nothing more.
+//! * a lost guard means the row is somebody else's: kill here, write nothing more;
+//! * a home that somebody else holds is nobody's failure: the start waits without slots and tries again.
 
 mod answers;
 mod news;
@@ -72,13 +73,17 @@ pub struct VmMachine {
     held: Held,
     /// An effect is in flight.
     busy: bool,
-    monitored: bool,
+    monitored: Option<Watch>,
     /// The agent has answered, so asking it to power off makes sense.
     agent_seen: bool,
     /// A stop came while a launch was in flight.
     stop_wanted: bool,
     /// The node is going: nothing is tried twice any more.
     leaving: bool,
+    /// Pieces of this run exist.
+    prepared: bool,
+    /// Attempts that found the home in use.
+    home_waits: u32,
     /// Kills that did not help.
     vain_kills: u32,
     /// What the row was last ordered to show.
@@ -99,10 +104,12 @@ impl VmMachine {
             owned: true,
             held: Held::Nothing,
             busy: false,
-            monitored: false,
+            monitored: None,
             agent_seen: false,
             stop_wanted: false,
             leaving: false,
+            prepared: false,
+            home_waits: 0,
             vain_kills: 0,
             shown: None,
             deadline: None,
@@ -136,9 +143,11 @@ impl VmMachine {
         match event {
             Event::Start => self.start(now),
             Event::Adopt(past, traits) => self.adopt(past, traits, now),
+            Event::FoundDead { booting, exit, traits } => self.found_dead(booting, exit, traits, now),
             Event::Loaded(traits) => self.loaded(traits, now),
             Event::Done => self.done(now),
             Event::Failed(failure) => self.failed(failure, now),
+            Event::HomeInUse(text) => self.home_in_use(text, now),
             Event::Written(what) => self.written(what, now),
             Event::WriteFailed(what, text) => self.write_failed(what, text, now),
             Event::GuardLost => self.guard_lost(now),
@@ -189,6 +198,15 @@ impl VmMachine {
         }
     }
 
+    /// Ends a start that waits for something; an attempt before may have left pieces.
+    fn call_off(&mut self, now: Instant) {
+        match (self.prepared, self.owned) {
+            (false, _) => self.leave(now),
+            (true, true) => self.go(Phase::CleaningUp, now),
+            (true, false) => self.go(Phase::ReapCleaning, now),
+        }
+    }
+
     /// Nothing of it is left here.
     fn leave(&mut self, now: Instant) {
         if self.owned {
@@ -226,7 +244,10 @@ impl VmMachine {
             Phase::Preparing => self.effect(Action::Prepare),
             Phase::PreStart => self.effect(Action::RunHook(HookKind::PreStart)),
             Phase::Launching => self.effect(Action::Launch),
-            Phase::SavingEndpoint => self.write(Write::Endpoint),
+            Phase::SavingEndpoint => {
+                self.write(Write::Endpoint);
+                self.watch(phase);
+            }
             Phase::PostStart => {
                 self.write(Write::Success);
                 self.actions.push(Action::CountSuccess);
@@ -242,7 +263,7 @@ impl VmMachine {
             }
             Phase::PostStop => self.effect(Action::RunHook(HookKind::PostStop)),
             Phase::Clearing => self.write(Write::Clear),
-            Phase::ReapDelay => self.release(),
+            Phase::HomeWait | Phase::ReapDelay => self.release(),
             Phase::Idle
             | Phase::SavingSetup
             | Phase::SavingRunning
@@ -260,6 +281,7 @@ impl VmMachine {
         let limits = &self.limits;
         match phase {
             Phase::Loading => Some(limits.load),
+            Phase::StartPermit => Some(limits.start_permit),
             Phase::Preparing => Some(limits.prepare),
             Phase::PreStart | Phase::PostStart | Phase::PostStop => Some(limits.hook),
             Phase::Launching => Some(limits.launch),
@@ -269,9 +291,11 @@ impl VmMachine {
             Phase::CleaningOld | Phase::CleaningUp | Phase::ReapCleaning => Some(limits.cleanup),
             Phase::Clearing if self.leaving => Some(LAST_WRITE),
             Phase::ClearWait => Some(limits.clear_retry),
-            Phase::ReapDelay => Some(reap_delay(limits, self.vain_kills)),
+            Phase::HomeWait => Some(doubled(limits.home_wait, self.home_waits).min(limits.home_wait_max)),
+            Phase::ReapDelay => Some(doubled(limits.reap_delay, self.vain_kills).min(limits.reap_delay_max)),
+            // The database, the monitor or somebody's order ends these. With the database away a write is
+            // repeated until it is back; a node that is cut off from it for too long is fenced as a whole.
             Phase::Idle
-            | Phase::StartPermit
             | Phase::SavingSetup
             | Phase::SavingEndpoint
             | Phase::AwaitingAgent
@@ -305,14 +329,15 @@ impl VmMachine {
     }
 
     fn watch(&mut self, phase: Phase) {
-        if let Some(watch) = phase.watch().filter(|_| self.traits.has_agent) {
-            self.monitored = true;
+        let watch = phase.watch().filter(|_| self.traits.has_agent);
+        if let Some(watch) = watch.filter(|watch| self.monitored != Some(*watch)) {
+            self.monitored = Some(watch);
             self.actions.push(Action::StartMonitor(watch));
         }
     }
 
     fn unwatch(&mut self) {
-        if std::mem::take(&mut self.monitored) {
+        if self.monitored.take().is_some() {
             self.actions.push(Action::StopMonitor);
         }
     }
@@ -358,7 +383,7 @@ const LAST_WRITE: Duration = Duration::from_secs(10);
 /// What a driver gets beyond the limit that it was told, before it counts as hung.
 const KILL_MARGIN: Duration = Duration::from_secs(5);
 
-fn reap_delay(limits: &Limits, vain_kills: u32) -> Duration {
-    let doublings = vain_kills.saturating_sub(1).min(16);
-    limits.reap_delay.saturating_mul(1 << doublings).min(limits.reap_delay_max)
+/// A pause after the `nth` attempt: twice as long each time.
+fn doubled(first: Duration, nth: u32) -> Duration {
+    first.saturating_mul(1 << nth.saturating_sub(1).min(16))
 }

@@ -13,7 +13,8 @@ impl VmMachine {
                 self.agent_seen = true;
                 self.go(Phase::SavingRunning, now);
             }
-            Phase::Monitoring => self.agent_seen = true,
+            // The row must say where it is before it says that it runs.
+            Phase::SavingEndpoint | Phase::Monitoring => self.agent_seen = true,
             // Late news of a monitor that was stopped.
             Phase::Idle
             | Phase::Loading
@@ -23,7 +24,7 @@ impl VmMachine {
             | Phase::Preparing
             | Phase::PreStart
             | Phase::Launching
-            | Phase::SavingEndpoint
+            | Phase::HomeWait
             | Phase::SavingRunning
             | Phase::PostStart
             | Phase::StopPermit
@@ -44,8 +45,8 @@ impl VmMachine {
 
     pub(super) fn dead(&mut self, text: String, now: Instant) {
         match self.phase {
-            Phase::AwaitingAgent | Phase::Monitoring => {
-                let booting = self.phase == Phase::AwaitingAgent;
+            Phase::SavingEndpoint | Phase::AwaitingAgent | Phase::Monitoring => {
+                let booting = self.phase != Phase::Monitoring;
                 self.record(Failure::vm(text), booting);
                 self.agent_seen = false;
                 if self.limits.debug {
@@ -67,7 +68,7 @@ impl VmMachine {
             | Phase::Preparing
             | Phase::PreStart
             | Phase::Launching
-            | Phase::SavingEndpoint
+            | Phase::HomeWait
             | Phase::SavingRunning
             | Phase::PostStart
             | Phase::StopPermit
@@ -89,13 +90,11 @@ impl VmMachine {
     pub(super) fn exited(&mut self, exit: &ExitInfo, now: Instant) {
         match self.phase {
             Phase::SavingEndpoint | Phase::AwaitingAgent => {
-                self.record(Failure::vm(last_words("ended before its agent answered", exit)), true);
+                self.record_end(exit, true);
                 self.go(Phase::CleaningUp, now);
             }
             Phase::SavingRunning | Phase::PostStart | Phase::Monitoring | Phase::Debugging => {
-                if exit.code != Some(0) {
-                    self.record(Failure::nobody(last_words("ended by itself", exit)), false);
-                }
+                self.record_end(exit, false);
                 self.go(Phase::CleaningUp, now);
             }
             Phase::StopPermit | Phase::PoweringOff | Phase::ShuttingDown | Phase::Terminating => {
@@ -118,7 +117,17 @@ impl VmMachine {
             | Phase::Preparing
             | Phase::PreStart
             | Phase::Launching
+            | Phase::HomeWait
             | Phase::Finished => {}
+        }
+    }
+
+    /// Before its agent answered an end is a failed start; later it is told unless it ended well.
+    pub(super) fn record_end(&mut self, exit: &ExitInfo, booting: bool) {
+        if booting {
+            self.record(Failure::vm(last_words("ended before its agent answered", exit)), true);
+        } else if exit.code != Some(0) {
+            self.record(Failure::nobody(last_words("ended by itself", exit)), false);
         }
     }
 
@@ -131,10 +140,16 @@ impl VmMachine {
             Phase::Loading => self.give_up(Failure::host("reading what to run took too long"), now),
             Phase::Preparing => self.give_up(Failure::host("preparing it took too long"), now),
             Phase::PreStart => self.give_up(Failure::host("the prestart hook took too long"), now),
+            Phase::StartPermit => {
+                self.give_up(Failure::nobody("no slot to start in became free in time"), now);
+            }
             Phase::Launching => {
-                self.record(Failure::host("the launch took too long"), true);
+                if !self.stop_wanted {
+                    self.record(Failure::host("the launch took too long"), true);
+                }
                 self.go(Phase::Killing, now);
             }
+            Phase::HomeWait => self.go(Phase::StartPermit, now),
             Phase::PostStart => self.give_up(Failure::nobody("the poststart hook took too long"), now),
             Phase::StopPermit => {
                 self.abandon();
@@ -154,9 +169,8 @@ impl VmMachine {
             }
             Phase::ClearWait => self.go(Phase::Clearing, now),
             Phase::ReapDelay => self.go(Phase::ReapKilling, now),
-            // These have no limit of their own: the monitor, the writer or the slots end them.
+            // These have no limit of their own: the monitor or the writer ends them.
             Phase::Idle
-            | Phase::StartPermit
             | Phase::SavingSetup
             | Phase::SavingEndpoint
             | Phase::AwaitingAgent

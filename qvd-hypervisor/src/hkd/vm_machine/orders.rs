@@ -2,9 +2,10 @@
 
 use std::time::Instant;
 
+use qvd_core::hypervisor::ExitInfo;
 use qvd_core::state::{VmPhase, VmState};
 
-use super::{Action, LAST_WRITE, Outcome, Past, Phase, Traits, VmMachine};
+use super::{Action, Failure, Held, LAST_WRITE, Outcome, Past, Phase, Traits, VmMachine};
 
 impl VmMachine {
     pub(super) fn start(&mut self, now: Instant) {
@@ -21,7 +22,11 @@ impl VmMachine {
         }
         self.traits = traits;
         match past {
-            Past::Starting => self.go(Phase::SavingEndpoint, now),
+            Past::Starting => {
+                self.held = Held::HeavyAndStarting;
+                self.actions.push(Action::KeepPermits);
+                self.go(Phase::SavingEndpoint, now);
+            }
             Past::Running => {
                 self.agent_seen = true;
                 self.shown = Some((VmState::Running, None));
@@ -44,6 +49,22 @@ impl VmMachine {
         }
     }
 
+    /// What its end leads to, as if it had been seen; an end that nobody wrote down is charged to nobody.
+    pub(super) fn found_dead(&mut self, booting: bool, exit: Option<ExitInfo>, traits: Traits, now: Instant) {
+        if self.phase != Phase::Idle {
+            return;
+        }
+        self.traits = traits;
+        match exit {
+            Some(exit) => self.record_end(&exit, booting),
+            None if booting => {
+                self.record(Failure::nobody("its start was cut off by the end of the node's daemon"), false);
+            }
+            None => self.record(Failure::nobody("it was gone when the node's daemon came back"), false),
+        }
+        self.go(Phase::CleaningUp, now);
+    }
+
     pub(super) fn guard_lost(&mut self, now: Instant) {
         if !self.owned || self.phase == Phase::Finished {
             return;
@@ -51,9 +72,8 @@ impl VmMachine {
         self.owned = false;
         self.actions.push(Action::DropWrites);
         match self.phase {
-            Phase::Idle | Phase::Loading | Phase::StartPermit | Phase::Clearing | Phase::ClearWait => {
-                self.leave(now);
-            }
+            Phase::Idle | Phase::Loading | Phase::StartPermit | Phase::HomeWait => self.call_off(now),
+            Phase::Clearing | Phase::ClearWait => self.leave(now),
             Phase::CleaningOld | Phase::SavingSetup | Phase::Preparing | Phase::PreStart => {
                 self.go(Phase::ReapCleaning, now);
             }
@@ -81,14 +101,19 @@ impl VmMachine {
 
     pub(super) fn stop(&mut self, now: Instant) {
         match self.phase {
-            Phase::Idle | Phase::Loading | Phase::StartPermit => self.leave(now),
+            Phase::Idle | Phase::Loading | Phase::StartPermit | Phase::HomeWait => self.call_off(now),
             Phase::CleaningOld | Phase::SavingSetup | Phase::Preparing | Phase::PreStart => {
                 self.go(Phase::CleaningUp, now);
             }
-            // Cutting a launch in two is worse than waiting for its end, which is near.
-            Phase::Launching => self.stop_wanted = true,
-            Phase::SavingEndpoint | Phase::AwaitingAgent => self.end_politely(now),
-            Phase::SavingRunning | Phase::PostStart => self.shut_down(now),
+            // Cutting a launch in two is worse than waiting for its end, when that is near.
+            Phase::Launching => {
+                self.stop_wanted = true;
+                let soon = now + self.limits.launch_stop;
+                self.deadline = Some(self.deadline.map_or(soon, |deadline| deadline.min(soon)));
+            }
+            Phase::SavingEndpoint | Phase::AwaitingAgent | Phase::SavingRunning | Phase::PostStart => {
+                self.shut_down(now)
+            }
             Phase::Monitoring | Phase::Debugging => self.go(Phase::StopPermit, now),
             // On its way.
             Phase::StopPermit
@@ -110,7 +135,7 @@ impl VmMachine {
     pub(super) fn kill(&mut self, now: Instant) {
         self.leaving = true;
         match self.phase {
-            Phase::Idle | Phase::Loading | Phase::StartPermit => self.leave(now),
+            Phase::Idle | Phase::Loading | Phase::StartPermit | Phase::HomeWait => self.call_off(now),
             Phase::CleaningOld | Phase::SavingSetup | Phase::Preparing | Phase::PreStart => {
                 self.go(Phase::CleaningUp, now);
             }

@@ -22,10 +22,12 @@ pub enum Phase {
     PreStart,
     /// Effect: launch.
     Launching,
-    /// Waits until the row tells where the agent is.
+    /// Waits until the row tells where the agent is; the monitor asks it already.
     SavingEndpoint,
     /// The guest boots; the monitor asks its agent.
     AwaitingAgent,
+    /// Somebody else holds the lock of its home; tries again later, without slots.
+    HomeWait,
 
     /// Waits until the row says `running`.
     SavingRunning,
@@ -80,6 +82,7 @@ impl Phase {
         Phase::Launching,
         Phase::SavingEndpoint,
         Phase::AwaitingAgent,
+        Phase::HomeWait,
         Phase::SavingRunning,
         Phase::PostStart,
         Phase::Monitoring,
@@ -104,7 +107,7 @@ impl Phase {
         use Phase::*;
         match self {
             Idle | Loading | StartPermit | CleaningOld | SavingSetup | Preparing | PreStart | Launching
-            | SavingEndpoint | AwaitingAgent => VmState::Starting,
+            | SavingEndpoint | AwaitingAgent | HomeWait => VmState::Starting,
             SavingRunning | PostStart | Monitoring => VmState::Running,
             Debugging => VmState::Debugging,
             StopPermit | PoweringOff | ShuttingDown | Terminating | Killing | CleaningUp | PostStop
@@ -118,7 +121,7 @@ impl Phase {
     pub const fn vm_phase(self, reaped: bool) -> Option<VmPhase> {
         use Phase::*;
         match self {
-            Idle | Loading | StartPermit | CleaningOld => Some(VmPhase::Starting1),
+            Idle | Loading | StartPermit | CleaningOld | HomeWait => Some(VmPhase::Starting1),
             SavingSetup | Preparing | PreStart | Launching | SavingEndpoint | AwaitingAgent => {
                 Some(VmPhase::Starting2)
             }
@@ -136,10 +139,10 @@ impl Phase {
     pub const fn watch(self) -> Option<Watch> {
         use Phase::*;
         match self {
-            AwaitingAgent | Debugging => Some(Watch::Starting),
+            SavingEndpoint | AwaitingAgent | Debugging => Some(Watch::Starting),
             Monitoring => Some(Watch::Running),
             Idle | Loading | StartPermit | CleaningOld | SavingSetup | Preparing | PreStart | Launching
-            | SavingEndpoint | SavingRunning | PostStart | StopPermit | PoweringOff | ShuttingDown
+            | HomeWait | SavingRunning | PostStart | StopPermit | PoweringOff | ShuttingDown
             | Terminating | Killing | CleaningUp | PostStop | Clearing | ClearWait | ReapKilling
             | ReapCleaning | ReapDelay | Finished => None,
         }

@@ -61,8 +61,9 @@ fn a_start_in_order() {
     assert_eq!(story.tell(Event::Written(Wrote::State(setup.0, setup.1))), [Action::Prepare]);
     assert_eq!(story.tell(Event::Done), [Action::RunHook(HookKind::PreStart)]);
     assert_eq!(story.tell(Event::Done), [Action::Launch]);
-    assert_eq!(story.tell(Event::Done), [Action::Write(Write::Endpoint)]);
-    assert_eq!(story.tell(Event::Written(Wrote::Endpoint)), [Action::StartMonitor(Watch::Starting)]);
+    let booted = [Action::Write(Write::Endpoint), Action::StartMonitor(Watch::Starting)];
+    assert_eq!(story.tell(Event::Done), booted);
+    assert!(story.tell(Event::Written(Wrote::Endpoint)).is_empty());
     assert_eq!(
         story.tell(Event::Alive),
         [Action::StopMonitor, Action::ReleaseStarting, saved(VmState::Running, None)]
@@ -126,6 +127,7 @@ fn a_lost_guard_kills_and_writes_nothing_more() {
     assert_eq!(actions[0], Action::DropWrites);
     assert!(actions.iter().any(|a| matches!(a, Action::Kill { .. })));
     actions.extend(story.tell(Event::Failed(Failure::host("still alive"))));
+    actions.extend(story.tell(Event::Failed(Failure::nobody("busy"))));
     actions.extend(story.wait(60));
     actions.extend(story.tell(Event::Done));
     actions.extend(story.tell(Event::Done));
@@ -140,6 +142,8 @@ fn a_zombie_is_reaped_less_and_less_often() {
     let mut pauses = Vec::new();
     for _ in 0..6 {
         story.tell(Event::Failed(Failure::host("still alive")));
+        assert_eq!(story.machine.phase(), Phase::ReapCleaning, "it may be gone without having been seen");
+        story.tell(Event::Failed(Failure::nobody("busy")));
         let deadline = story.machine.deadline().unwrap();
         pauses.push((deadline - story.now).as_secs());
         story.now = deadline;
@@ -198,4 +202,146 @@ fn a_node_that_goes_leaves_what_would_not_die_to_the_next_daemon() {
     let actions = story.tell(Event::Failed(Failure::host("in state D")));
     assert!(actions.contains(&Action::Write(Write::State(VmState::Zombie, Some(VmPhase::Zombie2)))));
     assert_eq!(actions.last(), Some(&Action::Finish(Outcome::Left)));
+}
+
+#[test]
+fn a_home_in_use_is_waited_for_without_slots_longer_each_time() {
+    let mut story = Story::new();
+    for event in [Event::Start, Event::Loaded(TRAITS), Event::Done, Event::Done] {
+        story.tell(event);
+    }
+    story.tell(Event::Written(Wrote::State(VmState::Starting, Some(VmPhase::Starting2))));
+    let mut pauses = Vec::new();
+    for _ in 0..7 {
+        let actions = story.tell(Event::HomeInUse("home in use by node b".to_owned()));
+        assert_eq!(story.machine.phase(), Phase::HomeWait);
+        assert!(actions.contains(&Action::ReleasePermits), "{actions:?}");
+        let told = Failure::nobody("home in use by node b");
+        assert!(actions.contains(&Action::Write(Write::Failure { failure: told, failed_start: false })));
+        let deadline = story.machine.deadline().unwrap();
+        pauses.push((deadline - story.now).as_secs());
+        story.now = deadline;
+        assert_eq!(story.tell(Event::Deadline)[0], Action::TakeStartPermit);
+        // The clean-up finds it in use as well.
+        story.tell(Event::Done);
+        assert_eq!(story.machine.phase(), Phase::CleaningOld);
+    }
+    assert_eq!(pauses, [2, 4, 8, 16, 32, 60, 60]);
+    story.tell(Event::Done);
+    story.tell(Event::Written(Wrote::State(VmState::Starting, Some(VmPhase::Starting2))));
+    assert_eq!(story.tell(Event::Done), [Action::RunHook(HookKind::PreStart)], "free at last");
+}
+
+#[test]
+fn a_start_that_waits_for_its_home_can_be_stopped() {
+    let mut story = Story::new();
+    for event in [Event::Start, Event::Loaded(TRAITS), Event::Done] {
+        story.tell(event);
+    }
+    story.tell(Event::HomeInUse("home in use by node b".to_owned()));
+    assert_eq!(story.tell(Event::Stop), [Action::Write(Write::Clear)], "nothing of it is here");
+
+    // One that found it in use only at its launch has left pieces.
+    let mut story = Story::new();
+    for event in [Event::Start, Event::Loaded(TRAITS), Event::Done, Event::Done] {
+        story.tell(event);
+    }
+    story.tell(Event::Written(Wrote::State(VmState::Starting, Some(VmPhase::Starting2))));
+    for event in [Event::Done, Event::Done, Event::HomeInUse("held".to_owned())] {
+        story.tell(event);
+    }
+    assert_eq!(story.machine.phase(), Phase::HomeWait);
+    assert_eq!(story.tell(Event::Stop)[0], Action::Cleanup);
+}
+
+#[test]
+fn a_stop_waits_five_seconds_for_a_launch() {
+    let mut story = Story::new();
+    for event in [Event::Start, Event::Loaded(TRAITS), Event::Done, Event::Done] {
+        story.tell(event);
+    }
+    story.tell(Event::Written(Wrote::State(VmState::Starting, Some(VmPhase::Starting2))));
+    for event in [Event::Done, Event::Done] {
+        story.tell(event);
+    }
+    assert_eq!(story.machine.phase(), Phase::Launching);
+    assert!(story.tell(Event::Stop).is_empty());
+    assert!(story.wait(4).is_empty());
+    assert!(story.tell(Event::Stop).is_empty(), "a second stop does not begin to wait anew");
+    let actions = story.wait(1);
+    assert_eq!(actions[0], Action::Abandon);
+    assert!(actions.iter().any(|a| matches!(a, Action::Kill { .. })), "{actions:?}");
+    assert!(!actions.iter().any(|a| matches!(a, Action::Write(Write::Failure { .. }))), "nobody's failure");
+}
+
+#[test]
+fn a_start_that_gets_no_slot_in_time_ends_and_is_nobodys_failure() {
+    let mut story = Story::new();
+    story.tell(Event::Start);
+    story.tell(Event::Loaded(TRAITS));
+    let actions = story.wait(600);
+    let failure = Failure::nobody("no slot to start in became free in time");
+    assert!(actions.contains(&Action::Write(Write::Failure { failure, failed_start: true })), "{actions:?}");
+    assert_eq!(actions.last(), Some(&Action::Write(Write::Clear)));
+}
+
+#[test]
+fn a_boot_is_watched_while_the_row_cannot_be_written() {
+    let launched = || {
+        let mut story = Story::new();
+        for event in [Event::Start, Event::Loaded(TRAITS), Event::Done, Event::Done] {
+            story.tell(event);
+        }
+        story.tell(Event::Written(Wrote::State(VmState::Starting, Some(VmPhase::Starting2))));
+        story.tell(Event::Done);
+        story.tell(Event::Done);
+        let actions = story.tell(Event::Done);
+        assert!(actions.contains(&Action::StartMonitor(Watch::Starting)), "{actions:?}");
+        assert_eq!(story.machine.phase(), Phase::SavingEndpoint);
+        story
+    };
+    let mut quick = launched();
+    assert!(quick.tell(Event::Alive).is_empty(), "the row must say where it is first");
+    quick.tell(Event::Written(Wrote::Endpoint));
+    assert_eq!(quick.machine.phase(), Phase::SavingRunning);
+
+    let mut silent = launched();
+    assert!(silent.tell(Event::Dead("silent".to_owned())).contains(&Action::Terminate));
+}
+
+#[test]
+fn an_adopted_boot_holds_its_slots_until_it_runs() {
+    let mut story = Story::new();
+    let actions = story.tell(Event::Adopt(Past::Starting, TRAITS));
+    assert_eq!(actions[0], Action::KeepPermits);
+    story.tell(Event::Written(Wrote::Endpoint));
+    assert!(story.tell(Event::Alive).contains(&Action::ReleaseStarting));
+    story.tell(Event::Written(Wrote::State(VmState::Running, None)));
+    assert!(story.tell(Event::Done).contains(&Action::ReleasePermits));
+}
+
+#[test]
+fn an_end_that_no_daemon_saw_is_told_afterwards() {
+    let found = |booting, exit| {
+        let mut story = Story::new();
+        let actions = story.tell(Event::FoundDead { booting, exit, traits: TRAITS });
+        assert_eq!(story.machine.phase(), Phase::CleaningUp);
+        actions
+    };
+    let killed = ExitInfo { signal: Some(9), ..ExitInfo::default() };
+    let told = |failure, failed_start| Action::Write(Write::Failure { failure, failed_start });
+    let failure = Failure::nobody("ended by itself (ended by signal 9)");
+    assert_eq!(found(false, Some(killed.clone()))[0], told(failure, false));
+    let failure = Failure::vm("ended before its agent answered (ended by signal 9)");
+    assert_eq!(found(true, Some(killed))[0], told(failure, true));
+    let well = ExitInfo { code: Some(0), ..ExitInfo::default() };
+    assert_eq!(found(false, Some(well))[0], Action::Cleanup, "nothing to tell");
+    // Nobody wrote down how: charged to nobody.
+    for booting in [false, true] {
+        let actions = found(booting, None);
+        let Action::Write(Write::Failure { failure, failed_start: false }) = &actions[0] else {
+            panic!("{actions:?}");
+        };
+        assert_eq!(failure.blame, Blame::Nobody);
+    }
 }

@@ -18,6 +18,7 @@ fn events() -> Vec<(&'static str, Event)> {
         ("loaded", Event::Loaded(TRAITS)),
         ("done", Event::Done),
         ("failed", Event::Failed(Failure::vm("broken"))),
+        ("home_in_use", Event::HomeInUse("held".to_owned())),
         ("wrote_setup", wrote(VmState::Starting, Some(VmPhase::Starting2))),
         ("wrote_run", wrote(VmState::Running, None)),
         ("wrote_addr", Event::Written(Wrote::Endpoint)),
@@ -39,6 +40,7 @@ fn events() -> Vec<(&'static str, Event)> {
 
 fn adoptions() -> Vec<(&'static str, Event)> {
     let past = |past| Event::Adopt(past, TRAITS);
+    let dead = |booting, exit| Event::FoundDead { booting, exit, traits: TRAITS };
     vec![
         ("adopt_starting", past(Past::Starting)),
         ("adopt_running", past(Past::Running)),
@@ -46,6 +48,8 @@ fn adoptions() -> Vec<(&'static str, Event)> {
         ("adopt_stopping", past(Past::Stopping)),
         ("adopt_zombie", past(Past::Zombie)),
         ("adopt_gone", past(Past::Gone)),
+        ("found_dead", dead(false, Some(ExitInfo { code: Some(1), ..ExitInfo::default() }))),
+        ("found_unborn", dead(true, None)),
         ("adopt_unknown", past(Past::Unknown)),
         ("adopt_foreign", past(Past::Foreign)),
     ]

@@ -91,12 +91,23 @@ pub enum Event {
     Start,
     /// A virtual machine of a past life, or a row without one.
     Adopt(Past, Traits),
+    /// It ended while no daemon watched; its row still says that it lives.
+    FoundDead {
+        /// The row says `starting`.
+        booting: bool,
+        /// How, when that was written down.
+        exit: Option<ExitInfo>,
+        /// What the machine must know of the driver.
+        traits: Traits,
+    },
     /// The load is done; this is the driver.
     Loaded(Traits),
     /// The effect in flight is done.
     Done,
     /// The effect in flight failed.
     Failed(Failure),
+    /// The effect in flight failed because somebody else holds the lock of the home; the text tells who.
+    HomeInUse(String),
     /// A write reached the database.
     Written(Wrote),
     /// A write was refused for good (an outage is not reported: the writer tries on).
@@ -192,6 +203,8 @@ pub enum Action {
     },
     /// Effect: the driver's `cleanup`.
     Cleanup,
+    /// Count a heavy and a starting slot as taken: an earlier daemon began this start.
+    KeepPermits,
     /// Give the starting slot back, keep the heavy one.
     ReleaseStarting,
     /// Give every slot back.
@@ -229,6 +242,7 @@ impl Action {
             | Self::Kill { .. }
             | Self::Cleanup => true,
             Self::Abandon
+            | Self::KeepPermits
             | Self::ReleaseStarting
             | Self::ReleasePermits
             | Self::StartMonitor(_)
@@ -259,12 +273,20 @@ pub enum Outcome {
 pub struct Limits {
     /// Reading what to run.
     pub load: Duration,
+    /// For the slots to start in.
+    pub start_permit: Duration,
     /// Disks, home and network, unpacking of images included.
     pub prepare: Duration,
     /// One hook.
     pub hook: Duration,
     /// The launch.
     pub launch: Duration,
+    /// Of a launch, once somebody wants the machine stopped.
+    pub launch_stop: Duration,
+    /// Before the second attempt to get a home that somebody else holds; doubles each time.
+    pub home_wait: Duration,
+    /// The longest pause between two of these attempts.
+    pub home_wait_max: Duration,
     /// From asking the agent to power off until the machine is gone.
     pub shutdown: Duration,
     /// From the driver's polite request until the machine is gone, the kill included.
@@ -290,9 +312,13 @@ impl Default for Limits {
         let seconds = Duration::from_secs;
         Self {
             load: seconds(60),
+            start_permit: seconds(600),
             prepare: seconds(1800),
             hook: seconds(60),
             launch: seconds(120),
+            launch_stop: seconds(5),
+            home_wait: seconds(2),
+            home_wait_max: seconds(60),
             shutdown: seconds(180),
             stop: seconds(120),
             terminate: seconds(30),
