@@ -2,7 +2,7 @@
 //!
 //! | signal | does |
 //! |---|---|
-//! | SIGTERM, SIGINT | stops every virtual machine of this node, then ends |
+//! | SIGTERM, SIGINT | stops every virtual machine of this node, then ends; a second one kills what is left at once |
 //! | SIGUSR2 | ends and leaves them running for the next daemon (restart, upgrade) |
 //! | SIGHUP | reads the database's configuration again |
 //! | SIGUSR1 | logs how many are in which state |
@@ -11,7 +11,10 @@
 
 #![forbid(unsafe_code)]
 
+mod process;
+
 use std::path::PathBuf;
+use std::pin::pin;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,7 +31,9 @@ use qvd_db::Db;
 use qvd_hypervisor::drivers::nothing::NothingDriver;
 use qvd_hypervisor::drivers::process::{ProcessDriver, ProcessSettings};
 use qvd_hypervisor::hkd::{self, Control, HkdSettings, Shutdown};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
+
+use self::process::PidFile;
 
 /// The house-keeping daemon of a QVD node: runs its virtual machines.
 #[derive(Debug, Parser)]
@@ -81,13 +86,23 @@ fn run(args: &Args) -> Result<(), Failure> {
         return Err(Failure::new(ErrorKind::Invalid, text));
     }
     qvd_bin_common::backend(&config)?;
+    process::check_account(&config)?;
+    if config.text("vm.process.isolation") == "none" {
+        let text = "'vm.process.isolation' is 'none', which only 'qvd standalone' may use: desktops of a node would see \
+                    and signal each other. Set it to auto; 'qvd doctor' tells what namespaces need here";
+        return Err(Failure::new(ErrorKind::Invalid, text));
+    }
     if args.check_config {
         return Ok(());
     }
     init_tracing(&config, if args.foreground { LogTo::Stderr } else { LogTo::Configured }, &env);
+    process::apply(&config);
     let runtime = tokio::runtime::Runtime::new()
         .map_err(|e| Failure::new(ErrorKind::Internal, "cannot start the runtime").because(e))?;
-    runtime.block_on(keep_house(config, args.keep_vms))
+    let outcome = runtime.block_on(keep_house(config, args.keep_vms));
+    // A thread that hangs in a storage never ends, and nobody needs its answer any more.
+    runtime.shutdown_background();
+    outcome
 }
 
 async fn keep_house(config: Config, keep_vms: bool) -> Result<(), Failure> {
@@ -103,22 +118,37 @@ async fn keep_house(config: Config, keep_vms: bool) -> Result<(), Failure> {
     for driver in drivers(&config)? {
         settings = settings.hypervisor(driver);
     }
-    let asked = listen(signals, controls, keep_vms);
-    hkd::run(settings, asked).await.map_err(|e| Failure::new(e.kind(), "the daemon stopped").because(e))
+    tokio::spawn(listen(signals, controls, keep_vms));
+    let (ready, is_ready) = oneshot::channel();
+    // Every end comes from a signal, and so over the controls.
+    let mut house = pin!(hkd::run(settings.ready(ready), std::future::pending()));
+    let outcome = tokio::select! {
+        outcome = &mut house => outcome,
+        // Not before this daemon has the node: another one's file is not touched.
+        Ok(()) = is_ready => {
+            let _pid_file = PidFile::write(&config.path("hkd.pid_file"));
+            house.await
+        }
+    };
+    outcome.map_err(|e| Failure::new(e.kind(), "the daemon stopped").because(e))
 }
 
-/// Turns signals into wishes until one of them asks for the end.
-async fn listen(mut signals: Signals, controls: mpsc::Sender<Control>, keep_vms: bool) -> Shutdown {
+/// Turns signals into wishes. Who asks twice for the end does not want to wait for it.
+async fn listen(mut signals: Signals, controls: mpsc::Sender<Control>, keep_vms: bool) {
+    let mut ending = false;
     loop {
         let control = match signals.next().await {
-            Asked::Stop if keep_vms => return Shutdown::KeepVms,
-            Asked::Stop => return Shutdown::Stop,
-            Asked::Leave => return Shutdown::KeepVms,
+            Asked::Stop if ending => Control::Shutdown(Shutdown::Abort),
+            Asked::Stop if keep_vms => Control::Shutdown(Shutdown::KeepVms),
+            Asked::Stop => Control::Shutdown(Shutdown::Stop),
+            Asked::Leave => Control::Shutdown(Shutdown::KeepVms),
             Asked::Reload => Control::Reload,
             Asked::Report => Control::Report,
         };
-        // A full channel holds the same wish already.
-        let _ = controls.try_send(control);
+        ending |= matches!(control, Control::Shutdown(_));
+        if controls.send(control).await.is_err() {
+            return;
+        }
     }
 }
 

@@ -161,17 +161,21 @@ async fn a_life_over_signals() {
     // Ordered by another process, as routers and administrators do.
     assert!(node.db.vms().claim(node.vm, node.host, Claimant::Admin).await.unwrap().is_updated());
     node.vm_is(VmState::Running).await;
+    let pid_file = node.dir.path().join("run/qvd-hkd.pid");
+    assert_eq!(std::fs::read_to_string(&pid_file).unwrap(), format!("{}\n", first.0.id()));
 
     let second = command(&node.file()).arg("-X").output().unwrap();
     assert_eq!(second.status.code(), Some(5), "{second:?}");
     let words = String::from_utf8_lossy(&second.stderr);
     assert!(words.contains("another qvd-hkd of this node is running"), "{words}");
+    assert_eq!(std::fs::read_to_string(&pid_file).unwrap(), format!("{}\n", first.0.id()));
 
     // Neither of these ends it.
     first.signal(Signal::SIGHUP);
     first.signal(Signal::SIGUSR1);
     first.signal(Signal::SIGUSR2);
     assert_eq!(first.ended().await, Some(0));
+    assert!(!pid_file.exists());
     node.host_is(HostState::Starting).await;
 
     let next = node.start();
@@ -184,6 +188,58 @@ async fn a_life_over_signals() {
     assert_eq!(next.ended().await, Some(0));
     node.host_is(HostState::Stopped).await;
     node.vm_is(VmState::Stopped).await;
+}
+
+#[tokio::test]
+async fn a_second_signal_to_stop_kills_at_once() {
+    let node = Node::new().await;
+    node.configure(
+        "internal.hkd.nothing.timeout.on_state.stopping = 600\n\
+                    internal.hkd.nothing.timeout.on_state.zombie = 0\n",
+    );
+    let daemon = node.start();
+    node.host_is(HostState::Running).await;
+    assert!(node.db.vms().claim(node.vm, node.host, Claimant::Admin).await.unwrap().is_updated());
+    node.vm_is(VmState::Running).await;
+    let asked = std::time::Instant::now();
+    daemon.signal(Signal::SIGTERM);
+    node.vm_is(VmState::Stopping).await;
+    daemon.signal(Signal::SIGTERM);
+    assert_eq!(daemon.ended().await, Some(0));
+    // Left to itself it would have been asked politely for thirty seconds.
+    assert!(asked.elapsed() < Duration::from_secs(15), "{:?}", asked.elapsed());
+    node.host_is(HostState::Stopped).await;
+    node.vm_is(VmState::Stopped).await;
+}
+
+#[tokio::test]
+async fn the_process_has_the_limits_of_the_configuration() {
+    let node = Node::new().await;
+    node.configure(
+        "hkd.process.limit.nofile = 512\nhkd.process.limit.hard.nofile = 600\nhkd.user.umask = 0027\n",
+    );
+    let daemon = node.start();
+    node.host_is(HostState::Running).await;
+    let told = |file: &str| std::fs::read_to_string(format!("/proc/{}/{file}", daemon.0.id())).unwrap();
+    let limits = told("limits");
+    let open_files = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    let words: Vec<_> = open_files.split_whitespace().collect();
+    assert_eq!(words[3..5], ["512", "600"]);
+    assert!(told("status").lines().any(|line| line == "Umask:\t0027"));
+    daemon.signal(Signal::SIGTERM);
+    assert_eq!(daemon.ended().await, Some(0));
+}
+
+#[tokio::test]
+async fn another_account_and_desktops_without_walls_are_refused() {
+    let node = Node::new().await;
+    node.configure("hkd.as_user = nobody-of-this-name\n");
+    let words = check(&node).stderr;
+    assert!(String::from_utf8_lossy(&words).contains("'hkd.as_user' is 'nobody-of-this-name'"), "{words:?}");
+    node.configure("vm.process.isolation = none\n");
+    let refused = check(&node);
+    assert!(!refused.status.success());
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("only 'qvd standalone'"), "{refused:?}");
 }
 
 #[tokio::test]
