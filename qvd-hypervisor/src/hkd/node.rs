@@ -41,7 +41,7 @@ impl Node {
 
     /// What this driver finds, within bounds.
     pub(crate) async fn find(&self, driver: &Arc<dyn Hypervisor>) -> Result<Vec<Found>, HypervisorError> {
-        self.sight.find(driver, self.config.get().seconds("internal.hkd.driver.find.timeout")).await
+        self.sight.find(driver, self.config.get().seconds("internal.hkd.driver.timeout")).await
     }
 
     /// The agent at this endpoint.

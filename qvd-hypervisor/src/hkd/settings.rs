@@ -241,14 +241,14 @@ pub fn vm_limits(config: &Config, driver: &str) -> Limits {
 
 /// The limits of the node's own start and end.
 pub fn host_limits(config: &Config) -> HostLimits {
-    let find = config.seconds("internal.hkd.driver.find.timeout");
+    let answer = config.seconds("internal.hkd.driver.timeout");
     HostLimits {
         stop_vms: config.seconds("internal.hkd.stopping.vms.timeout"),
         kill_retry: config.seconds("internal.hkd.killing.vms.retry.timeout"),
         fence: config.seconds("internal.hkd.fence.kill.timeout"),
         // Rows are read besides.
-        adopt: find.saturating_mul(2),
-        adopt_retry: find / 3,
+        adopt: answer.saturating_mul(2),
+        adopt_retry: answer / 3,
         ..HostLimits::default()
     }
 }

@@ -4,6 +4,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use qvd_core::config::Config;
 use qvd_core::error::chain;
 use qvd_core::state::HostState;
@@ -70,10 +71,14 @@ pub(crate) async fn take_over(db: &Db, host: HostId, run_token: Uuid, rhythm: Rh
 /// Asks every driver what it lacks, and publishes which work and what the machine has.
 pub(crate) async fn publish(node: &Node) -> Result<()> {
     let mut working = Vec::new();
-    for driver in &node.drivers {
-        let name = driver.name();
-        let Ok(checks) = tokio::time::timeout(CHECK, driver.check()).await else {
-            tracing::error!(driver = name, seconds = CHECK.as_secs(), "driver check took too long");
+    let patience = node.config.get().seconds("internal.hkd.driver.timeout");
+    let checks = node
+        .drivers
+        .iter()
+        .map(|driver| async move { (driver.name(), tokio::time::timeout(patience, driver.check()).await) });
+    for (name, checks) in join_all(checks).await {
+        let Ok(checks) = checks else {
+            tracing::error!(driver = name, seconds = patience.as_secs_f64(), "driver check took too long");
             continue;
         };
         let mut works = true;
@@ -150,9 +155,6 @@ fn ours(written: std::result::Result<Guard<()>, qvd_db::Error>, operation: &'sta
 
 /// Before `stopped` is tried again.
 const STILL_LIVE: Duration = Duration::from_secs(1);
-
-/// How long the check of one driver may take.
-const CHECK: Duration = Duration::from_secs(20);
 
 /// A task that ends with its owner.
 pub(crate) struct AbortOnDrop<T>(JoinHandle<T>);

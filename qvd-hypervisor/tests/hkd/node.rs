@@ -145,7 +145,7 @@ fn hung_driver() -> FakeHypervisor {
 
 #[tokio::test]
 async fn a_driver_that_hangs_keeps_the_node_neither_from_starting_nor_from_stopping() {
-    let site = Site::with(&[("internal.hkd.driver.find.timeout", "0.1")]).await;
+    let site = Site::with(&[("internal.hkd.driver.timeout", "0.1")]).await;
     let (vm, before) = (site.vm("desk").await, site.vm("before").await);
     let daemon = site.daemon().await;
     site.claim(before).await;
@@ -167,13 +167,21 @@ async fn a_driver_that_hangs_keeps_the_node_neither_from_starting_nor_from_stopp
 
 #[tokio::test]
 async fn what_a_driver_finds_late_is_taken_care_of_late() {
-    let site = Site::with(&[("internal.hkd.driver.find.timeout", "0.1")]).await;
+    let site = Site::with(&[("internal.hkd.driver.timeout", "0.1")]).await;
     let foreign = site.vm("foreign").await;
     let hung = hung_driver();
+    hung.hold(DriverStep::Check);
     hung.plant_running(foreign, RunId::new(99));
     let daemon = Daemon::start(site.settings().hypervisor(Arc::new(hung.clone()))).await;
+    let drivers = || async { site.db.hosts().load(site.host).await.unwrap().unwrap().hypervisors };
+    assert_eq!(drivers().await, ["fake"], "no start is sent to a driver that hangs");
+    hung.release(DriverStep::Check);
     hung.release(DriverStep::Find);
     site.until("the late one to be gone", || async { hung.leftovers().is_empty().then_some(()) }).await;
+    site.until("its driver to be counted on", || async {
+        (drivers().await == ["fake", "hung"]).then_some(())
+    })
+    .await;
     daemon.end(Shutdown::Stop).await.unwrap();
     assert_eq!(site.host_state().await, HostState::Stopped);
 }

@@ -310,11 +310,22 @@ impl Supervisor {
         blind.is_empty()
     }
 
+    /// A driver that can look again may work again as well. Nobody waits for it: what was published stays good.
+    fn publish_again(&self) {
+        let Some(node) = self.node.clone() else { return };
+        tokio::spawn(async move {
+            if let Err(error) = start_up::publish(&node).await {
+                tracing::warn!(error = %chain(&error), "drivers not published again");
+            }
+        });
+    }
+
     fn inspected(&mut self, outcome: Result<Inspection>) {
         match outcome {
             Ok(inspection) => {
                 if self.take_in(inspection) {
                     self.feed(HostEvent::Inspected);
+                    self.publish_again();
                 }
                 // A stop may wait for what has a task only now.
                 self.looks.scan_at(now());
