@@ -52,6 +52,9 @@ impl Login {
         {
             return Ok(known.clone());
         }
+        let begun = tokio::time::Instant::now();
+        // Failures are counted for whom they are meant, however it is written.
+        let login = shared.chain.normalize(&credentials.login).unwrap_or_default();
         shared.metrics.auth_attempts_total.add(1);
         shared.counters.count(host, HostCounter::AuthAttempts);
         let attempt = Attempt::new(credentials.login.clone(), credentials.password.expose().clone())
@@ -70,15 +73,16 @@ impl Login {
             Ok(known) => {
                 shared.metrics.auth_ok_total.add(1);
                 shared.counters.count(host, HostCounter::AuthOk);
-                lock(shared).succeeded(self.peer.ip(), &credentials.login);
+                lock(shared).succeeded(self.peer.ip(), &login);
                 tracing::info!(login = known.identity.login(), user = %known.user, client = %self.peer, "logged in");
                 self.accepted = Some((credentials.clone(), known.clone()));
                 Ok(known)
             }
             Err(Reply::Unauthorized) => {
-                let wait = lock(shared).failed(self.peer.ip(), &credentials.login, Instant::now());
+                let wait = lock(shared).failed(self.peer.ip(), &login, Instant::now());
                 tracing::info!(login = credentials.login, client = %self.peer, "login refused");
-                tokio::time::sleep(wait).await;
+                // From the beginning: how long the check took shows who or what refused.
+                tokio::time::sleep_until(begun + wait).await;
                 Err(Reply::Unauthorized)
             }
             Err(reply) => Err(reply),

@@ -201,7 +201,8 @@ impl Chain {
         Ok(None)
     }
 
-    fn normalize(&self, login: &str) -> Option<String> {
+    /// A login as the authenticators will see it; `None` when none of its forms can be anybody's.
+    pub fn normalize(&self, login: &str) -> Option<String> {
         let trimmed = login.trim();
         let start = if self.case_sensitive { trimmed.to_owned() } else { trimmed.to_lowercase() };
         let login = self.plugins.iter().try_fold(start, |login, plugin| plugin.normalize_login(&login))?;

@@ -3,6 +3,7 @@
 //! Pure: addresses, logins and times in, delays out.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,9 @@ use std::time::{Duration, Instant};
 #[derive(Debug)]
 pub(crate) struct Throttle {
     first: Duration,
-    of_user: HashMap<(IpAddr, String), Failures>,
+    keys: RandomState,
+    /// By the keyed hash of address and login: a login may be as long as a head, and is not kept.
+    of_user: HashMap<u64, Failures>,
     of_address: HashMap<IpAddr, Failures>,
 }
 
@@ -23,13 +26,13 @@ struct Failures {
 impl Throttle {
     /// The first failure waits this long; each further one twice as long as the one before, up to eight times.
     pub(crate) fn new(first: Duration) -> Self {
-        Self { first, of_user: HashMap::new(), of_address: HashMap::new() }
+        Self { first, keys: RandomState::new(), of_user: HashMap::new(), of_address: HashMap::new() }
     }
 
     /// Notes a failed login; returns how long to wait with the answer.
     pub(crate) fn failed(&mut self, address: IpAddr, login: &str, now: Instant) -> Duration {
         self.forget_old(now);
-        let of_user = count(&mut self.of_user, (address, login.to_owned()), now);
+        let of_user = count(&mut self.of_user, self.keys.hash_one((address, login)), now);
         let of_address = count(&mut self.of_address, address, now);
         // Many users may share an address, so its failures weigh less.
         let doublings = (of_user - 1).max((of_address - 1) / ADDRESS_SHARE).min(MOST_DOUBLINGS);
@@ -38,7 +41,7 @@ impl Throttle {
 
     /// Notes a right login: that user's failures from there are forgotten.
     pub(crate) fn succeeded(&mut self, address: IpAddr, login: &str) {
-        self.of_user.remove(&(address, login.to_owned()));
+        self.of_user.remove(&self.keys.hash_one((address, login)));
     }
 
     fn forget_old(&mut self, now: Instant) {
