@@ -26,10 +26,17 @@ impl Instance {
         let id = Uuid::new_v4();
         let dir = run.join("l7r");
         let path = lock_path(&dir, id);
+        let unlocked = dir.join(format!("{id}.new"));
         let failed = |source| Error::Lock { path: path.clone(), source };
         std::fs::create_dir_all(&dir).map_err(failed)?;
-        let file = OpenOptions::new().write(true).create_new(true).open(&path).map_err(failed)?;
-        file.try_lock().map_err(|e| failed(e.into()))?;
+        let file = OpenOptions::new().write(true).create_new(true).open(&unlocked).map_err(failed)?;
+        // Under its name it is never seen without its lock: who looks for the dead would bury it alive.
+        let locked =
+            file.try_lock().map_err(io::Error::from).and_then(|()| std::fs::rename(&unlocked, &path));
+        if let Err(error) = locked {
+            let _ = std::fs::remove_file(&unlocked);
+            return Err(failed(error));
+        }
         Ok(Self { id, dir, _lock: file })
     }
 
@@ -76,6 +83,36 @@ mod tests {
     use super::*;
 
     #[test]
+    fn nobody_sees_a_life_that_has_no_lock() {
+        let run = tempfile::tempdir().unwrap();
+        let dir = run.path().join("l7r");
+        let over = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            // As a daemon does that looks for dead routers: every file with the name of one whose lock is free.
+            let watcher = scope.spawn(|| {
+                let mut buried = 0;
+                while !over.load(std::sync::atomic::Ordering::Relaxed) {
+                    for entry in std::fs::read_dir(&dir).into_iter().flatten().flatten() {
+                        let path = entry.path();
+                        let named = path.extension().is_some_and(|e| e == "lock");
+                        let free = named && File::open(&path).is_ok_and(|file| file.try_lock().is_ok());
+                        // The lock of one that ended meanwhile is free, too.
+                        if free && path.exists() {
+                            buried += 1;
+                        }
+                    }
+                }
+                buried
+            });
+            // Kept until the end, so that none of them dies.
+            let lives: Vec<_> = (0..300).map(|_| Instance::begin(run.path()).unwrap()).collect();
+            over.store(true, std::sync::atomic::Ordering::Relaxed);
+            assert_eq!(watcher.join().unwrap(), 0);
+            drop(lives);
+        });
+    }
+
+    #[test]
     fn a_life_shows_while_it_lasts() {
         let run = tempfile::tempdir().unwrap();
         let (me, other) = (Instance::begin(run.path()).unwrap(), Instance::begin(run.path()).unwrap());
@@ -88,6 +125,7 @@ mod tests {
         std::fs::write(lock_path(&run.path().join("l7r"), other_id), "").unwrap();
         assert!(me.has_ended(other_id).unwrap());
         me.bury(other_id);
-        assert!(!lock_path(&run.path().join("l7r"), other_id).exists());
+        let files: Vec<_> = std::fs::read_dir(run.path().join("l7r")).unwrap().collect();
+        assert_eq!(files.len(), 1, "mine: {files:?}");
     }
 }
