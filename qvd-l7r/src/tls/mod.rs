@@ -13,8 +13,8 @@ use qvd_core::config::Config;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
-use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{RootCertStore, ServerConfig, SupportedProtocolVersion};
 use sha2::{Digest, Sha256};
 use tokio_rustls::TlsAcceptor;
@@ -102,13 +102,21 @@ fn server_config(material: &Material, config: &Config) -> Result<(Arc<ServerConf
     let builder = ServerConfig::builder_with_provider(provider.clone())
         .with_protocol_versions(versions(&config.text("l7r.ssl.options.SSL_version"))?)
         .map_err(|e| unusable(e.to_string()))?;
-    let builder = match client_verifier(material, config, &provider)? {
+    let verifier = client_verifier(material, config, &provider)?;
+    let checks_clients = verifier.is_some();
+    let builder = match verifier {
         Some(verifier) => builder.with_client_cert_verifier(verifier),
         None => builder.with_no_client_auth(),
     };
     let mut server = builder.with_single_cert(chain, key).map_err(|e| unusable(e.to_string()))?;
-    // The second connection of clients that list on one and connect on another needs no full handshake.
-    server.ticketer = aws_lc_rs::Ticketer::new().map_err(|e| unusable(e.to_string()))?;
+    if checks_clients {
+        // A resumed handshake would not look at the client's certificate again.
+        server.session_storage = Arc::new(NoServerSessionStorage {});
+        server.send_tls13_tickets = 0;
+    } else {
+        // The second connection of clients that list on one and connect on another needs no full handshake.
+        server.ticketer = aws_lc_rs::Ticketer::new().map_err(|e| unusable(e.to_string()))?;
+    }
     Ok((Arc::new(server), fingerprint))
 }
 
@@ -159,8 +167,8 @@ fn client_verifier(
             CertificateRevocationListDer::pem_slice_iter(crl.as_bytes())
                 .collect::<Result<_, _>>()
                 .map_err(|e| unusable(format!("l7r.ssl.crl: {e}")))?;
-        builder =
-            builder.with_crls(lists).only_check_end_entity_revocation().allow_unknown_revocation_status();
+        // One whose issuer has no list here is refused: a list that says nothing of it is no permission.
+        builder = builder.with_crls(lists).only_check_end_entity_revocation();
     }
     builder.build().map(Some).map_err(|e| unusable(format!("l7r.ssl.ca: {e}")))
 }
