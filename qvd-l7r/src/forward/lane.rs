@@ -46,7 +46,9 @@ pub(super) struct Lane {
 
 impl Lane {
     /// A lane that delivers these bytes first.
-    pub(super) fn holding(bytes: Vec<u8>) -> Self {
+    pub(super) fn holding(mut bytes: Vec<u8>) -> Self {
+        // A buffer that was read into and is empty again is a buffer all the same.
+        bytes.shrink_to_fit();
         Self { phase: Phase::Open, unsent: bytes, sent: 0, unflushed: false, cautious: false, moved: 0 }
     }
 
@@ -54,10 +56,21 @@ impl Lane {
         self.moved
     }
 
+    /// Memory kept besides the lane itself.
+    #[cfg(test)]
+    pub(super) fn footprint(&self) -> usize {
+        self.unsent.capacity()
+    }
+
     /// Bytes kept for a receiver that was slow.
     #[cfg(test)]
     pub(super) fn held(&self) -> usize {
         self.unsent.len() - self.sent
+    }
+
+    /// Whether it delivers nothing any more.
+    pub(super) fn is_futile(&self) -> bool {
+        matches!(self.phase, Phase::Discarding | Phase::Closed)
     }
 
     pub(super) fn is_closed(&self) -> bool {

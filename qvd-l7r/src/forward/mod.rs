@@ -12,7 +12,8 @@
 //! ```
 //!
 //! End of file on one side: what is buffered is flushed, then writing is shut down on the other (with TLS that is
-//! close_notify). A TLS client that closes has closed both ways.
+//! close_notify). A TLS client that closes has closed both ways. It is over when neither side can make progress: a
+//! client that stays behind a desktop that is gone is left after a while.
 
 mod lane;
 
@@ -133,7 +134,11 @@ where
                 return self.farewell(cx, buffer);
             }
         }
-        self.up.is_closed() && self.down.is_closed()
+        if !(self.up.is_futile() && self.down.is_futile()) {
+            return false;
+        }
+        // The desktop is gone both ways. A client in order closes now; another one is not waited for.
+        (self.up.is_closed() && self.down.is_closed()) || self.time_is_over(cx)
     }
 
     fn client_is_lost(&mut self) {
@@ -155,6 +160,10 @@ where
                 Turn::Waiting => break,
             }
         }
+        self.time_is_over(cx)
+    }
+
+    fn time_is_over(&mut self, cx: &mut Context<'_>) -> bool {
         let limit = self.farewell.get_or_insert_with(|| Box::pin(tokio::time::sleep(FAREWELL)));
         limit.as_mut().poll(cx).is_ready()
     }
@@ -180,7 +189,7 @@ where
     }
 }
 
-/// How long a desktop may take for the last bytes of a client that is gone.
+/// How long a desktop may take for the last bytes of a client that is gone, and a client to go when its desktop has.
 const FAREWELL: Duration = Duration::from_secs(10);
 
 /// One per thread, shared by all its sessions.

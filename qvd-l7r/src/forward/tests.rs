@@ -182,6 +182,48 @@ fn a_desktop_that_takes_nothing_does_not_hold_a_gone_client_for_ever() {
 }
 
 #[test]
+fn a_client_that_stays_does_not_hold_a_desktop_that_is_gone_for_ever() {
+    run(async {
+        let (mut client_end, mut client) = duplex(1024);
+        let (desktop_end, mut desktop) = duplex(1024);
+        drop(desktop_end);
+        client_end.write_all(b"anybody there?").await.unwrap();
+        let started = tokio::time::Instant::now();
+        let ended = Pump::new(&mut client, &mut desktop, true, Prefix::default()).await;
+        assert_eq!(ended, Ended::DesktopLost);
+        assert_eq!(started.elapsed().as_secs(), FAREWELL.as_secs());
+    });
+}
+
+#[test]
+fn a_desktop_that_closed_one_way_is_still_spoken_to() {
+    run(async {
+        let (mut client_end, mut client) = duplex(1024);
+        let (mut desktop_end, mut desktop) = duplex(1024);
+        desktop_end.shutdown().await.unwrap();
+        let mut pump = Pump::new(&mut client, &mut desktop, true, Prefix::default());
+        assert!(tokio::time::timeout(FAREWELL * 10, &mut pump).await.is_err());
+        let talk = async {
+            client_end.write_all(b"still here").await.unwrap();
+            let mut heard = [0; 10];
+            desktop_end.read_exact(&mut heard).await.unwrap();
+            drop(client_end);
+            heard
+        };
+        let (ended, heard) = tokio::join!(pump, talk);
+        assert_eq!((ended, &heard), (Ended::ByDesktop, b"still here"));
+    });
+}
+
+#[test]
+fn an_idle_session_keeps_no_buffer() {
+    let mut read_ahead = Vec::with_capacity(4096);
+    read_ahead.extend_from_slice(b"x");
+    read_ahead.clear();
+    assert_eq!(Lane::holding(read_ahead).footprint(), 0);
+}
+
+#[test]
 fn a_desktop_that_closes_delivers_its_last_bytes() {
     run(async {
         let (mut client_end, mut client) = duplex(8);
