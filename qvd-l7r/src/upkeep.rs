@@ -160,5 +160,14 @@ const CONFIG_POLL: Duration = Duration::from_secs(60);
 const CLEAR_UP: Duration = Duration::from_secs(1);
 
 /// Keys that are read once.
-const AT_START: [&str; 5] =
-    ["l7r.address", "l7r.port", "l7r.use_ssl", "l7r.auth.plugins", "l7r.limit.connections"];
+const AT_START: [&str; 9] = [
+    "l7r.address",
+    "l7r.port",
+    "l7r.use_ssl",
+    "l7r.auth.plugins",
+    "l7r.auth.plugin.default.salt",
+    "l7r.loadbalancer.plugin",
+    "l7r.limit.connections",
+    "l7r.proxy_protocol",
+    "model.user.login.case-sensitive",
+];
