@@ -5,6 +5,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use qvd_core::auth::Identity;
@@ -13,7 +14,7 @@ use qvd_core::hypervisor::Endpoint;
 use qvd_core::model::{Vm, VmRuntime};
 use qvd_core::state::VmState;
 use qvd_core::vma::{Params, Vma, VmaError};
-use qvd_core::{HostId, SessionId, UserId};
+use qvd_core::{HostId, Secret, SessionId, UserId};
 use qvd_db::{Channel as Wire, HostCounter};
 use qvd_vma::client::VmaClient;
 
@@ -25,7 +26,7 @@ use crate::session::Session;
 use crate::sessions::{Order, Ticket};
 use crate::shared::Shared;
 use crate::stream::{ClientStream, DesktopStream};
-use crate::{place, takeover};
+use crate::{place, progress, takeover};
 
 /// A connect request whose checks have passed.
 #[derive(Debug)]
@@ -40,13 +41,26 @@ pub(crate) struct Connect {
 }
 
 /// Carries a connect to its end, the desktop's stream included. The connection is closed afterwards.
-pub(crate) async fn run(shared: Arc<Shared>, mut channel: Channel<ClientStream>, request: Connect) {
+pub(crate) async fn run(shared: Arc<Shared>, channel: Channel<ClientStream>, request: Connect) {
+    // On the heap, and gone before the first byte is forwarded: a session lasts for hours and needs none of it.
+    if let Some(session) = Box::pin(bring_up(shared, channel, request)).await {
+        session.run().await;
+    }
+}
+
+/// The session, unless the connect was refused.
+async fn bring_up(
+    shared: Arc<Shared>,
+    mut channel: Channel<ClientStream>,
+    request: Connect,
+) -> Option<Session> {
     let (session, slave_key) = match (random::bytes(), random::slave_key()) {
         (Ok(bytes), Ok(key)) => (SessionId::from_random(bytes), key),
         (Err(error), _) | (_, Err(error)) => {
             tracing::error!("{error}");
             let _ = channel.answer(&Reply::Internal).await;
-            return channel.close().await;
+            channel.close().await;
+            return None;
         }
     };
     let ticket = shared.sessions.enter(request.vm.id, session);
@@ -64,10 +78,10 @@ pub(crate) async fn run(shared: Arc<Shared>, mut channel: Channel<ClientStream>,
         desktop: None,
         effect: None,
         effect_writes: false,
-        dialling: false,
+        dialled: Arc::default(),
         client_lost: false,
     };
-    shell.run().await;
+    shell.run().await
 }
 
 /// What an effect brings back.
@@ -85,7 +99,7 @@ struct Shell {
     request: Connect,
     /// The row as last seen.
     row: VmRuntime,
-    slave_key: String,
+    slave_key: Secret<String>,
     ticket: Ticket,
     dial_limit: Duration,
     begun: Instant,
@@ -93,27 +107,31 @@ struct Shell {
     effect: Option<Effect>,
     /// The effect may change the row even when it is dropped.
     effect_writes: bool,
-    /// The effect is a dial, which may have reached the desktop.
-    dialling: bool,
+    /// The effect is a dial that began, and may have reached the desktop.
+    dialled: Arc<AtomicBool>,
     /// A write to the client failed; reported as the next event.
     client_lost: bool,
 }
 
 impl Shell {
-    async fn run(mut self) {
+    async fn run(mut self) -> Option<Session> {
         self.shared.metrics.connects_total.add(1);
         let vm = self.request.vm.id;
         let mut changes = self.shared.db.subscribe(&[Wire::VmState]).only_vm(vm);
-        let mut event = Event::Begin;
+        let mut event = match self.ticket.order() {
+            Some(order) => order.into(),
+            None => Event::Begin,
+        };
         loop {
             for action in self.machine.step(event, Instant::now()) {
                 self.perform(action).await;
             }
             if self.machine.is_over() {
-                return self.close().await;
+                self.close().await;
+                return None;
             }
             if self.machine.is_forwarding() {
-                return self.forward().await;
+                return self.into_session().await;
             }
             event = self.next_event(&mut changes).await;
         }
@@ -139,10 +157,7 @@ impl Shell {
         };
         let outcome = tokio::select! {
             biased;
-            order = self.ticket.ordered() => return match order {
-                Order::Abort => Event::Aborted,
-                Order::Stop => Event::Stopping,
-            },
+            order = self.ticket.ordered() => return order.into(),
             () = self.channel.closed() => return Event::ClientGone,
             outcome = effect => outcome,
             _ = changes.next() => return Event::Woken,
@@ -150,7 +165,7 @@ impl Shell {
         };
         self.effect = None;
         self.effect_writes = false;
-        self.dialling = false;
+        self.dialled = Arc::default();
         match outcome {
             Outcome::Dialled(stream) => {
                 self.desktop = Some(stream);
@@ -171,6 +186,11 @@ impl Shell {
             Action::Tell(step) => {
                 tracing::info!(vm = %vm, session = %self.ticket.id(), "{}", step.text(vm));
                 self.client_lost |= self.channel.tell(step, vm).await.is_err();
+            }
+            Action::TellFailure(words) => {
+                let text = progress::last_failure(&words);
+                tracing::info!(vm = %vm, session = %self.ticket.id(), "{text}");
+                self.client_lost |= self.channel.remark(&text).await.is_err();
             }
             Action::CountNxAttempt => {
                 self.shared.counters.count(self.request.router, HostCounter::NxAttempts)
@@ -227,11 +247,21 @@ impl Shell {
                 }),
                 Err(_) => self.ask(async { Event::XStateUnknown }),
             },
+            Action::AskXFailure => match self.agent() {
+                Ok(agent) => self.ask(async move {
+                    // It is worth no more than one question: without an answer there are no words.
+                    Event::XFailure(agent.x_failure().await.unwrap_or_else(|error| {
+                        tracing::debug!(vm = %vm, "{}", chain(&error));
+                        None
+                    }))
+                }),
+                Err(_) => self.ask(async { Event::XFailure(None) }),
+            },
             Action::StartX => self.start_x(),
             Action::Dial => self.dial().await,
             Action::Commit => self.write(takeover::commit(self.shared.db.clone(), vm, self.ticket.id())),
             Action::Switch => {
-                let event = match self.channel.switch(&self.slave_key).await {
+                let event = match self.channel.switch(self.slave_key.expose()).await {
                     Ok(()) => Event::Switched,
                     Err(_) => Event::ClientGone,
                 };
@@ -278,22 +308,30 @@ impl Shell {
         };
         let (db, row, vm) = (self.shared.db.clone(), self.row.clone(), self.request.vm.id);
         let mut params = self.request.params.clone();
-        let (identity, key) = (self.request.identity.clone(), self.slave_key.clone());
+        let (identity, key, limit) = (self.request.identity.clone(), self.slave_key.clone(), self.dial_limit);
         self.ask(async move {
-            let stored = match db.properties().merged_for_vm(&row).await {
-                Ok(stored) => stored,
-                Err(error) => {
+            let away = || Event::XRefused("the database does not answer".to_owned());
+            let stored = match tokio::time::timeout(limit, db.properties().merged_for_vm(&row)).await {
+                Ok(Ok(stored)) => stored,
+                Ok(Err(error)) => {
                     tracing::warn!(vm = %vm, "properties not read: {}", chain(&error));
-                    return Event::XRefused("the database does not answer".to_owned());
+                    return away();
+                }
+                Err(_) => {
+                    tracing::warn!(vm = %vm, "properties not read within {} s", limit.as_secs());
+                    return away();
                 }
             };
             params.extend(stored);
             params.extend(identity.params().clone());
-            params.push(("qvd.slave.key".to_owned(), key));
+            params.push(("qvd.slave.key".to_owned(), key.expose().clone()));
             match agent.x_start(&later_wins(params)).await {
                 Ok(()) => Event::XStarted,
                 Err(VmaError::Refused { message, .. }) => Event::XRefused(message),
-                Err(error) => Event::XSilent(chain(&error).to_string()),
+                Err(error) => {
+                    tracing::warn!(vm = %vm, "{}", chain(&error));
+                    Event::XSilent
+                }
             }
         });
     }
@@ -314,7 +352,7 @@ impl Shell {
 
     /// Says to the agent that nobody comes. What goes wrong here costs the next client a wait, no more.
     async fn call_off(&mut self) {
-        if self.dialling {
+        if self.dialled.load(Ordering::Relaxed) {
             return;
         }
         // A call on its way is given up first, so that this one is the last that the agent hears.
@@ -335,12 +373,14 @@ impl Shell {
         }
         let (endpoint, limit) = (self.endpoint(), self.dial_limit);
         self.effect_writes = false;
-        self.dialling = true;
+        let begun = self.dialled.clone();
         self.effect = Some(Box::pin(async move {
             let endpoint = match endpoint {
                 Ok(endpoint) => endpoint,
                 Err(problem) => return Outcome::Event(Event::NotDialled(problem)),
             };
+            // Not before: an effect that is never polled has reached nobody.
+            begun.store(true, Ordering::Relaxed);
             match DesktopStream::dial(&endpoint, limit).await {
                 Ok(stream) => Outcome::Dialled(stream),
                 Err(error) => Outcome::Event(Event::NotDialled(error.to_string())),
@@ -358,7 +398,10 @@ impl Shell {
                 }
                 Reply::NotAvailable(self.request.vm.id, reason)
             }
-            Refusal::Internal => Reply::Internal,
+            Refusal::Internal => {
+                self.log_failure("a hook failed");
+                Reply::Internal
+            }
         };
         let _ = self.channel.answer(&reply).await;
     }
@@ -371,24 +414,32 @@ impl Shell {
 
     /// Gives the row back and closes.
     async fn close(mut self) {
-        // A write on its way could land behind the giving back.
-        if let Some(effect) = self.effect.take().filter(|_| self.effect_writes) {
-            let _ = tokio::time::timeout(WRITE_LIMIT, effect).await;
-        }
         // The desktop's stream goes before the row: who takes the session next finds the desktop left.
         drop(self.desktop.take());
-        let (db, vm) = (self.shared.db.clone(), self.request.vm.id);
-        if self.ticket.is_owing() && takeover::give_back(&db, vm, self.ticket.id()).await {
-            self.ticket.settled();
-        }
-        drop(self.ticket);
-        self.channel.close().await;
+        let (db, ticket) = (self.shared.db.clone(), self.ticket);
+        let write = self.effect.take().filter(|_| self.effect_writes);
+        let settle = async move {
+            // A write on its way could land behind the giving back.
+            if let Some(write) = write
+                && tokio::time::timeout(WRITE_LIMIT, write).await.is_err()
+            {
+                // It may land even later. Dropped as it is, the ticket leaves the row owed, and it is given back
+                // once more in a while.
+                takeover::give_back(&db, ticket.vm(), ticket.id()).await;
+                return;
+            }
+            takeover::settle(&db, ticket).await;
+        };
+        tokio::join!(settle, self.channel.close());
     }
 
-    async fn forward(mut self) {
-        let Some(desktop) = self.desktop.take() else { return self.close().await };
+    async fn into_session(mut self) -> Option<Session> {
+        let Some(desktop) = self.desktop.take() else {
+            self.close().await;
+            return None;
+        };
         let (client, prefix) = self.channel.into_parts();
-        Session {
+        Some(Session {
             shared: self.shared,
             client,
             desktop,
@@ -398,9 +449,16 @@ impl Shell {
             user: self.request.user,
             router: self.request.router,
             peer: self.request.peer,
+        })
+    }
+}
+
+impl From<Order> for Event {
+    fn from(order: Order) -> Self {
+        match order {
+            Order::Abort => Self::Aborted,
+            Order::Stop => Self::Stopping,
         }
-        .run()
-        .await;
     }
 }
 

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use qvd_core::config::Config;
 use qvd_core::error::chain;
@@ -26,17 +26,32 @@ pub(crate) async fn serve(
     shared: Arc<Shared>,
     stream: ClientStream,
     peer: SocketAddr,
-    mut leaving: watch::Receiver<bool>,
+    leaving: watch::Receiver<bool>,
 ) {
+    // On the heap, and gone before a desktop takes the stream over: a session keeps no password and no request.
+    if let Some((channel, connect)) = Box::pin(converse(&shared, stream, peer, leaving)).await {
+        connect::run(shared, channel, connect).await;
+    }
+}
+
+/// Answers requests until the connection ends, or one asks for a desktop and may have it.
+async fn converse(
+    shared: &Arc<Shared>,
+    stream: ClientStream,
+    peer: SocketAddr,
+    mut leaving: watch::Receiver<bool>,
+) -> Option<(Channel<ClientStream>, Connect)> {
+    // Who was greeted behind the notice may still ask, and hears that the router is stopping.
     leaving.mark_unchanged();
     let mut channel = Channel::new(stream);
     let mut login = Login::new(peer);
     loop {
-        let patience = patience(&shared.config(), login.is_known());
+        let patience = patience(&shared.config(), login.is_known(), *leaving.borrow());
         let incoming = tokio::select! {
             biased;
             incoming = channel.next_request(patience) => incoming,
             Ok(()) = leaving.changed() => break,
+            () = shared.sessions.ended() => break,
         };
         let request = match incoming {
             Incoming::Request(request) => request,
@@ -47,10 +62,10 @@ pub(crate) async fn serve(
             Incoming::Gone => break,
         };
         shared.metrics.requests_total.add(1);
-        let mut exchange = Exchange { shared: &shared, login: &mut login, request: &request, peer };
+        let mut exchange = Exchange { shared, login: &mut login, request: &request, peer };
         let reply = match exchange.route() {
-            Ok(Route::Connect) => match exchange.connect().await {
-                Ok(connect) => return connect::run(shared, channel, connect).await,
+            Ok(Route::Connect) => match unless_ended(shared, exchange.connect()).await {
+                Ok(connect) => return Some((channel, connect)),
                 Err(reply) => {
                     // Whatever refused a connect: some clients wait for the end of the connection.
                     let _ = channel.answer(&reply).await;
@@ -58,9 +73,9 @@ pub(crate) async fn serve(
                 }
             },
             Ok(Route::Ping) => shared.node.health(Instant::now()),
-            Ok(Route::List) => exchange.list().await.unwrap_or_else(|refusal| refusal),
-            Ok(Route::Stop) => match exchange.stop().await {
-                Ok((vm, row)) => match stop::stop(&shared, &mut channel, vm, &row).await {
+            Ok(Route::List) => unless_ended(shared, exchange.list()).await.unwrap_or_else(|refusal| refusal),
+            Ok(Route::Stop) => match unless_ended(shared, exchange.stop()).await {
+                Ok((vm, row)) => match stop::stop(shared, &mut channel, vm, &row).await {
                     Some(reply) => reply,
                     None => break,
                 },
@@ -74,11 +89,28 @@ pub(crate) async fn serve(
         }
     }
     channel.close().await;
+    None
 }
 
-fn patience(config: &Config, known: bool) -> Patience {
+fn patience(config: &Config, known: bool, leaving: bool) -> Patience {
     let idle = if known { "l7r.limit.authenticated.idle.timeout" } else { "l7r.limit.idle.timeout" };
-    Patience { idle: config.seconds(idle), head: config.seconds("l7r.limit.head.timeout") }
+    let most = if leaving { LATE } else { Duration::MAX };
+    Patience {
+        idle: config.seconds(idle).min(most),
+        head: config.seconds("l7r.limit.head.timeout").min(most),
+    }
+}
+
+/// Checks, a login's delay among them, do not outlast the sessions of a router that ends.
+async fn unless_ended<T>(
+    shared: &Shared,
+    checks: impl Future<Output = Result<T, Reply>>,
+) -> Result<T, Reply> {
+    tokio::select! {
+        biased;
+        done = checks => done,
+        () = shared.sessions.ended() => Err(Reply::ServerStopping),
+    }
 }
 
 /// One request and the checks that its path wants.
@@ -221,6 +253,9 @@ fn database_away(what: &str, error: &qvd_db::Error) -> Reply {
     tracing::warn!("{what}: {}", chain(error));
     if error.is_retryable() { Reply::DatabaseAway } else { Reply::Internal }
 }
+
+/// How long a router that is on its way out waits for a request, once somebody is connected.
+const LATE: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {

@@ -53,6 +53,11 @@ impl Step {
     }
 }
 
+/// The text of a 102 that tells how the desktop ended that the user had before; the words are the agent's.
+pub fn last_failure(words: &str) -> String {
+    one_line(&format!("The last X session ended: {words}"))
+}
+
 /// Why a connect failed after its checks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reason {
@@ -78,6 +83,8 @@ pub enum Reason {
     XTimeout,
     /// The desktop went elsewhere instead of coming up.
     XStateWentTo(XState),
+    /// The desktop ended while it came up, with the agent's words for it.
+    XFailed(String),
     /// The desktop did not take the connection.
     NotDialled(String),
     /// The database does not answer.
@@ -98,7 +105,9 @@ impl Reason {
             Self::StateChanged => format!("Unable to start VM {vm}, state changed unexpectedly"),
             Self::NotStarted => format!("Unable to start VM {vm}"),
             Self::VmTimeout => "VM didn't reach state 'running'. Timeout".to_owned(),
-            Self::XRefused(words) => format!("Unable to start X session on VM {vm}: {words}"),
+            Self::XRefused(words) | Self::XFailed(words) => {
+                format!("Unable to start X session on VM {vm}: {words}")
+            }
             Self::XTimeout => format!("Unable to start X session on VM {vm}, operation timed out!"),
             Self::XStateWentTo(state) => {
                 format!("Unable to start X session on VM {vm}, state went to {state}")
@@ -121,6 +130,7 @@ impl fmt::Display for Reason {
         // For logs, where the machine is a field of its own.
         match self {
             Self::XRefused(words) => write!(f, "agent refused: {}", one_line(words)),
+            Self::XFailed(words) => write!(f, "desktop ended: {}", one_line(words)),
             Self::NotDialled(error) => write!(f, "desktop not reached: {}", one_line(error)),
             Self::UserStateWentTo(state) => write!(f, "user state went to {state}"),
             Self::XStateWentTo(state) => write!(f, "desktop went to {state}"),
@@ -168,6 +178,11 @@ mod tests {
         assert_eq!(Step::Aborting.text(vm), "Aborting contending session for VM_ID: 3");
         assert_eq!(Step::WaitingForVm.text(vm), "Waiting for VM to reach state 'running'");
         assert_eq!(Reason::XTimeout.text(vm), "Unable to start X session on VM 3, operation timed out!");
+        assert_eq!(
+            Reason::XFailed("it crashed".into()).text(vm),
+            "Unable to start X session on VM 3: it crashed"
+        );
+        assert_eq!(last_failure("killed\r\nby signal 9"), "The last X session ended: killed  by signal 9");
         assert_eq!(Reason::Contended.text(vm), "Unable to acquire VM, close other clients");
     }
 }

@@ -1,5 +1,7 @@
 //! Randomness from the system.
 
+use qvd_core::Secret;
+
 use crate::error::{Error, Result};
 
 /// A uniform number in `[0, 1)`; the middle when the system gives none, since it only weighs hosts.
@@ -16,7 +18,7 @@ pub(crate) fn bytes<const N: usize>() -> Result<[u8; N]> {
 }
 
 /// A key of 64 letters and digits, all equally likely.
-pub(crate) fn slave_key() -> Result<String> {
+pub(crate) fn slave_key() -> Result<Secret<String>> {
     const ALPHABET: &[u8; 62] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
     let mut key = String::with_capacity(64);
     while key.len() < 64 {
@@ -27,7 +29,7 @@ pub(crate) fn slave_key() -> Result<String> {
             }
         }
     }
-    Ok(key)
+    Ok(key.into())
 }
 
 #[cfg(test)]
@@ -37,8 +39,9 @@ mod tests {
     #[test]
     fn keys_have_the_protocols_alphabet_and_differ() {
         let (a, b) = (slave_key().unwrap(), slave_key().unwrap());
-        assert!(a.len() == 64 && a.bytes().all(|c| c.is_ascii_alphanumeric()), "{a}");
-        assert_ne!(a, b);
+        let key = a.expose();
+        assert!(key.len() == 64 && key.bytes().all(|c| c.is_ascii_alphanumeric()), "{key}");
+        assert!(a != b);
     }
 
     #[test]

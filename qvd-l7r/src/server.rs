@@ -15,7 +15,7 @@ use crate::counters::CounterQueue;
 use crate::error::Result;
 use crate::gate::Gate;
 use crate::metrics::{Metrics, Snapshot};
-use crate::sessions::{Order, Sessions};
+use crate::sessions::Sessions;
 use crate::shared::Shared;
 use crate::stream::{ClientStream, tune};
 use crate::tls::{Fingerprint, Tls};
@@ -50,9 +50,10 @@ impl RouterHandle {
         self.sessions.count()
     }
 
-    /// Ends all sessions. A router that was told to end waits for them otherwise.
+    /// Ends all sessions, those that connections now on their way would begin included; there are no more of them
+    /// behind this. A router that was told to end waits for them otherwise, and ends within seconds then.
     pub fn end_sessions(&self) {
-        self.sessions.order_all(Order::Stop);
+        self.sessions.end();
     }
 }
 
@@ -183,7 +184,11 @@ impl Door {
         self.connections.spawn(async move {
             let _held = shared.metrics.connections.hold();
             let (_place, _permit) = (place, permit);
-            match greet(stream, greeting, limit).await {
+            let greeted = tokio::select! {
+                greeted = greet(stream, greeting, limit) => greeted,
+                () = shared.sessions.ended() => return,
+            };
+            match greeted {
                 Ok(stream) => conversation::serve(shared.clone(), stream, peer, leaving).await,
                 Err(error) => {
                     shared.metrics.handshake_failures_total.add(1);
@@ -204,20 +209,31 @@ impl Door {
         drop(listener);
         let config = shared.config();
         let limit = config.has("l7r.drain.timeout").then(|| config.seconds("l7r.drain.timeout"));
-        let all_gone = async {
-            while let Some(ended) = connections.join_next().await {
-                note(ended);
+        let time_is_over = async {
+            match limit {
+                Some(limit) => tokio::time::sleep(limit).await,
+                None => std::future::pending().await,
             }
         };
-        let Some(limit) = limit else { return all_gone.await };
-        if tokio::time::timeout(limit, all_gone).await.is_ok() {
-            return;
+        tokio::select! {
+            biased;
+            () = all_gone(&mut connections) => return,
+            () = shared.sessions.ended() => {}
+            () = time_is_over => {
+                tracing::warn!(sessions = shared.sessions.count(), "sessions are ended: the time to drain is over");
+                shared.sessions.end();
+            }
         }
-        tracing::warn!(sessions = shared.sessions.count(), "sessions are ended: the time to drain is over");
-        shared.sessions.order_all(Order::Stop);
-        let rest = async { while connections.join_next().await.is_some() {} };
-        let _ = tokio::time::timeout(LAST_CONNECTIONS, rest).await;
-        connections.shutdown().await;
+        if tokio::time::timeout(LAST_CONNECTIONS, all_gone(&mut connections)).await.is_err() {
+            tracing::warn!(connections = connections.len(), "connections are cut: they do not end");
+            connections.shutdown().await;
+        }
+    }
+}
+
+async fn all_gone(connections: &mut JoinSet<()>) {
+    while let Some(ended) = connections.join_next().await {
+        note(ended);
     }
 }
 

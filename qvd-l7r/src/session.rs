@@ -37,9 +37,16 @@ impl Session {
         let begun = Instant::now();
         let both_ways = self.client.is_tls();
         let mut pump = Pump::new(&mut self.client, &mut self.desktop, both_ways, self.prefix);
+        let ordered = async {
+            // One that came when the 101 was on its way has been said already.
+            match self.ticket.order() {
+                Some(order) => order,
+                None => self.ticket.ordered().await,
+            }
+        };
         let reason = tokio::select! {
             biased;
-            order = self.ticket.ordered() => match order {
+            order = ordered => match order {
                 Order::Abort => {
                     shared.metrics.aborted_total.add(1);
                     "aborted".to_owned()
@@ -52,11 +59,10 @@ impl Session {
         // The desktop's stream goes before the row: who takes the session next finds the desktop left.
         drop(self.desktop);
         let lasted = begun.elapsed();
-        if takeover::give_back(&shared.db, self.vm, self.ticket.id()).await {
-            self.ticket.settled();
-        }
         let session = self.ticket.id();
-        drop(self.ticket);
+        // Neither waits for the other: a user sees the end although the database is away, and whoever comes next
+        // gets the row although this client takes its time.
+        tokio::join!(takeover::settle(&shared.db, self.ticket), close(&mut self.client));
         if lasted < shared.config().seconds("internal.l7r.short_session") {
             shared.counters.count(self.router, HostCounter::ShortSessions);
         }
@@ -64,6 +70,5 @@ impl Session {
         shared.metrics.forwarded_down_bytes_total.add(moved.down);
         tracing::info!(vm = %self.vm, user = %self.user, session = %session, client = %self.peer,
             up = moved.up, down = moved.down, seconds = lasted.as_secs_f32(), "session ended: {reason}");
-        close(&mut self.client).await;
     }
 }

@@ -18,6 +18,8 @@ pub(crate) enum Order {
 /// All of them.
 #[derive(Debug, Default)]
 pub(crate) struct Sessions {
+    /// None may live any more; never taken back.
+    ended: watch::Sender<bool>,
     live: Mutex<HashMap<SessionId, watch::Sender<Option<Order>>>>,
     /// Rows that could not be given back yet.
     owed: Mutex<Vec<(VmId, SessionId)>>,
@@ -30,15 +32,20 @@ pub(crate) struct Ticket {
     vm: VmId,
     id: SessionId,
     orders: watch::Receiver<Option<Order>>,
+    /// [`Ticket::ordered`] has said it.
+    told: bool,
     owes: bool,
 }
 
 impl Sessions {
-    /// Enters a session, before any row names it.
+    /// Enters a session, before any row names it. One that comes too late is told to end from the beginning.
     pub(crate) fn enter(self: &Arc<Self>, vm: VmId, id: SessionId) -> Ticket {
-        let (sender, orders) = watch::channel(None);
-        lock(&self.live).insert(id, sender);
-        Ticket { sessions: self.clone(), vm, id, orders, owes: false }
+        let mut live = lock(&self.live);
+        // Under the lock: `end` either is seen here or sees this session.
+        let (sender, orders) = watch::channel(self.ended.borrow().then_some(Order::Stop));
+        live.insert(id, sender);
+        drop(live);
+        Ticket { sessions: self.clone(), vm, id, orders, told: false, owes: false }
     }
 
     /// Tells one session to end; false when there is none of that id.
@@ -50,11 +57,24 @@ impl Sessions {
             .is_some()
     }
 
-    /// Tells all of them.
-    pub(crate) fn order_all(&self, order: Order) {
+    /// Tells all of them to end, and those that are still to come.
+    pub(crate) fn end(&self) {
+        self.ended.send_replace(true);
         let ids: Vec<SessionId> = lock(&self.live).keys().copied().collect();
         for id in ids {
-            self.order(id, order);
+            self.order(id, Order::Stop);
+        }
+    }
+
+    /// Waits until none may live any more. Whatever else a connection waits for must not outlast this.
+    ///
+    /// # Cancellation
+    ///
+    /// Nothing is lost.
+    pub(crate) async fn ended(&self) {
+        if self.ended.subscribe().wait_for(|ended| *ended).await.is_err() {
+            // Only if the sender were gone, and it is borrowed here.
+            std::future::pending().await
         }
     }
 
@@ -79,6 +99,10 @@ impl Ticket {
         self.id
     }
 
+    pub(crate) fn vm(&self) -> VmId {
+        self.vm
+    }
+
     /// From now on a row may name this session.
     pub(crate) fn owes(&mut self) {
         self.owes = true;
@@ -94,13 +118,22 @@ impl Ticket {
         self.owes = false;
     }
 
-    /// Waits until the session is told to end.
+    /// What the session was told, if it was.
+    pub(crate) fn order(&self) -> Option<Order> {
+        *self.orders.borrow()
+    }
+
+    /// Waits until the session is told to end. Says it once: who cannot obey at the moment is not kept busy by it.
     ///
     /// # Cancellation
     ///
     /// Nothing is lost.
     pub(crate) async fn ordered(&mut self) -> Order {
+        if self.told {
+            return std::future::pending().await;
+        }
         let order = self.orders.wait_for(Option::is_some).await.ok().and_then(|order| *order);
+        self.told = order.is_some();
         match order {
             Some(order) => order,
             // Only if the sender were gone, and it lives as long as the ticket.
@@ -135,9 +168,20 @@ mod tests {
         let sessions = Arc::new(Sessions::default());
         let mut ticket = sessions.enter(VM, ID);
         assert!(sessions.order(ID, Order::Abort));
-        sessions.order_all(Order::Stop);
+        sessions.end();
         assert_eq!(ticket.ordered().await, Order::Abort);
+        assert_eq!(ticket.order(), Some(Order::Abort));
+        let again = tokio::time::timeout(std::time::Duration::ZERO, ticket.ordered()).await;
+        assert!(again.is_err(), "said once");
         assert!(!sessions.order(SessionId::from_u128(8), Order::Abort));
+    }
+
+    #[tokio::test]
+    async fn a_session_that_comes_behind_the_end_is_told_too() {
+        let sessions = Arc::new(Sessions::default());
+        sessions.end();
+        sessions.ended().await;
+        assert_eq!(sessions.enter(VM, ID).ordered().await, Order::Stop);
     }
 
     #[test]

@@ -79,6 +79,7 @@ async fn wait(shared: &Shared, channel: &mut Channel<ClientStream>, vm: VmId) ->
         tokio::select! {
             biased;
             () = channel.closed() => return None,
+            () = shared.sessions.ended() => return Some(Reply::ServerStopping),
             _ = changes.next() => {}
             () = tokio::time::sleep(pause) => {}
         }

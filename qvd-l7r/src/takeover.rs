@@ -9,6 +9,7 @@ use qvd_db::{Db, Guard, NewSession};
 use uuid::Uuid;
 
 use crate::broker::{Event, Failure};
+use crate::sessions::Ticket;
 
 /// Who takes a session.
 #[derive(Clone, Copy, Debug)]
@@ -42,7 +43,8 @@ pub(crate) async fn acquire(db: Db, who: Claimed) -> Event {
 /// Tells the session that was seen to go; another one that came meanwhile is left alone.
 pub(crate) async fn ask_abort(db: Db, vm: VmId, seen: SessionId) -> Event {
     match db.sessions().request_abort(vm, seen).await {
-        Ok(Guard::Updated(_) | Guard::Unchanged(_)) => Event::AbortAsked,
+        Ok(Guard::Updated(_)) => Event::AbortAsked,
+        Ok(Guard::Unchanged(_)) => Event::AlreadyGone,
         Ok(Guard::NotFound) => Event::RowGone,
         Err(error) => failed(vm, &error),
     }
@@ -70,6 +72,13 @@ pub(crate) async fn give_back(db: &Db, vm: VmId, session: SessionId) -> bool {
             tracing::warn!(vm = %vm, session = %session, "session not given back yet: {}", chain(&error));
             false
         }
+    }
+}
+
+/// Gives a session's row back and its place in the list; what cannot be given back now stays owed.
+pub(crate) async fn settle(db: &Db, mut ticket: Ticket) {
+    if ticket.is_owing() && give_back(db, ticket.vm(), ticket.id()).await {
+        ticket.settled();
     }
 }
 

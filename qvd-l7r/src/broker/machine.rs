@@ -25,16 +25,46 @@ enum Round {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Fresh,
-    Acquiring { since: Instant },
-    Displacing { since: Instant },
-    Contending { since: Instant, retry_at: Instant },
-    Preparing { assign: bool },
+    Acquiring {
+        since: Instant,
+    },
+    Displacing {
+        since: Instant,
+    },
+    Contending {
+        since: Instant,
+        retry_at: Instant,
+    },
+    Preparing {
+        assign: bool,
+    },
     Assigning,
-    Booting { since: Instant, round: Round },
-    Settling { since: Instant, round: Round },
-    Starting { tries: u32, round: Round },
-    Arriving { since: Instant, round: Round },
-    Dialling { since: Instant, round: Round },
+    Booting {
+        since: Instant,
+        round: Round,
+    },
+    Settling {
+        since: Instant,
+        round: Round,
+    },
+    /// No desktop is there: the agent is asked how the last one ended, which its user may not have been told yet.
+    Recalling,
+    Starting {
+        tries: u32,
+        round: Round,
+    },
+    Arriving {
+        since: Instant,
+        round: Round,
+    },
+    Dialling {
+        since: Instant,
+        round: Round,
+    },
+    /// The desktop did not come, or went there instead: the agent is asked why.
+    Explaining {
+        went_to: Option<XState>,
+    },
     Committing,
     Switching,
     Forwarding,
@@ -52,6 +82,12 @@ pub struct Machine {
     pause: Duration,
     told: Option<(Step, Instant)>,
     last_refusal: String,
+    /// Since when the row is asked for without an answer.
+    unanswered: Option<Instant>,
+    /// Some row changed while an effect was on its way, and what the effect brings may be older than that.
+    woken: bool,
+    /// The desktop had not been left when the wait for that was over: what is done to it may hit somebody else's.
+    occupied: bool,
 }
 
 impl Machine {
@@ -65,6 +101,9 @@ impl Machine {
             pause: FIRST_PAUSE,
             told: None,
             last_refusal: String::new(),
+            unanswered: None,
+            woken: false,
+            occupied: false,
         }
     }
 
@@ -88,6 +127,12 @@ impl Machine {
         self.phase == Phase::Fresh
     }
 
+    /// Whether it waits for the same as before.
+    #[cfg(test)]
+    pub(super) fn waits_like(&self, before: &Self) -> bool {
+        self.phase == before.phase
+    }
+
     /// The phase without its times.
     #[cfg(test)]
     pub(super) fn phase_name(&self) -> String {
@@ -108,16 +153,26 @@ impl Machine {
             | Phase::Starting { round: Round::Pausing(until), .. }
             | Phase::Arriving { round: Round::Pausing(until), .. }
             | Phase::Dialling { round: Round::Pausing(until), .. } => Some(until),
-            Phase::Booting { round: Round::Looking | Round::Calling | Round::Doubting, .. }
-            | Phase::Settling { round: Round::Looking | Round::Calling | Round::Doubting, .. }
-            | Phase::Starting { round: Round::Looking | Round::Calling | Round::Doubting, .. }
-            | Phase::Arriving { round: Round::Looking | Round::Calling | Round::Doubting, .. }
-            | Phase::Dialling { round: Round::Looking | Round::Calling | Round::Doubting, .. }
+            // A database that does not even fail keeps nobody waiting for longer.
+            Phase::Booting { since, round: Round::Looking } => Some(later(since, self.limits.vm_start)),
+            Phase::Settling { round: Round::Looking, .. }
+            | Phase::Starting { round: Round::Looking, .. }
+            | Phase::Arriving { round: Round::Looking, .. }
+            | Phase::Dialling { round: Round::Looking, .. } => {
+                self.unanswered.map(|since| later(since, self.limits.x_start))
+            }
+            Phase::Booting { round: Round::Calling | Round::Doubting, .. }
+            | Phase::Settling { round: Round::Calling | Round::Doubting, .. }
+            | Phase::Starting { round: Round::Calling | Round::Doubting, .. }
+            | Phase::Arriving { round: Round::Calling | Round::Doubting, .. }
+            | Phase::Dialling { round: Round::Calling | Round::Doubting, .. }
             | Phase::Fresh
             | Phase::Acquiring { .. }
             | Phase::Displacing { .. }
             | Phase::Preparing { .. }
             | Phase::Assigning
+            | Phase::Recalling
+            | Phase::Explaining { .. }
             | Phase::Committing
             | Phase::Switching
             | Phase::Forwarding
@@ -138,7 +193,7 @@ impl Machine {
     fn react(&mut self, event: Event, now: Instant) -> Vec<Action> {
         match event {
             Event::Begin => match self.phase {
-                Phase::Fresh => self.acquire(now, now),
+                Phase::Fresh => self.acquire(now),
                 _ => IGNORED,
             },
             Event::Acquired(row) => match self.phase {
@@ -150,10 +205,16 @@ impl Machine {
                 _ => IGNORED,
             },
             Event::AbortAsked => match self.phase {
+                // Whoever had it may have gone before it could be told.
+                Phase::Displacing { since } if self.woken => self.retry_acquire(since, now),
                 Phase::Displacing { since } => {
                     self.phase = Phase::Contending { since, retry_at: later(now, self.limits.poll_vm) };
                     IGNORED
                 }
+                _ => IGNORED,
+            },
+            Event::AlreadyGone => match self.phase {
+                Phase::Displacing { since } => self.retry_acquire(since, now),
                 _ => IGNORED,
             },
             Event::HookPassed => match self.phase {
@@ -191,12 +252,12 @@ impl Machine {
                 _ => IGNORED,
             },
             Event::RowUnread => match self.looking() {
-                // No news; the phase's own limit still runs.
-                true => self.pause_again(now),
+                true => self.unread(now),
                 false => IGNORED,
             },
             Event::XState(state) => self.x_state(Some(state), now),
             Event::XStateUnknown => self.x_state(None, now),
+            Event::XFailure(words) => self.x_failure(words, now),
             Event::XStarted => match self.phase {
                 Phase::Starting { round: Round::Calling, .. } => self.arrive(now),
                 _ => IGNORED,
@@ -208,9 +269,9 @@ impl Machine {
                 }
                 _ => IGNORED,
             },
-            Event::XSilent(error) => match self.phase {
+            Event::XSilent => match self.phase {
                 Phase::Starting { tries, round: Round::Calling } => {
-                    self.last_refusal = error;
+                    self.last_refusal = SILENT.to_owned();
                     self.phase = Phase::Starting { tries, round: Round::Doubting };
                     vec![Action::AskXState]
                 }
@@ -226,7 +287,8 @@ impl Machine {
             Event::NotDialled(error) => match self.phase {
                 Phase::Dialling { since, round: Round::Calling } => {
                     if now >= later(since, self.limits.x_start) {
-                        return self.refuse(Reason::NotDialled(error));
+                        self.last_refusal = error;
+                        return self.explain(None);
                     }
                     self.pause_again(now)
                 }
@@ -269,14 +331,21 @@ impl Machine {
             Event::Woken => match self.phase {
                 Phase::Contending { since, .. } => self.retry_acquire(since, now),
                 Phase::Booting { since, round: Round::Pausing(_) } => self.look_boot(since, now),
+                Phase::Acquiring { .. }
+                | Phase::Displacing { .. }
+                | Phase::Booting { round: Round::Looking, .. } => {
+                    self.woken = true;
+                    IGNORED
+                }
                 _ => IGNORED,
             },
             Event::Deadline => self.deadline_reached(now),
         }
     }
 
-    fn acquire(&mut self, since: Instant, _now: Instant) -> Vec<Action> {
+    fn acquire(&mut self, since: Instant) -> Vec<Action> {
         self.phase = Phase::Acquiring { since };
+        self.woken = false;
         vec![Action::Acquire]
     }
 
@@ -284,7 +353,7 @@ impl Machine {
         if now >= later(since, self.limits.takeover) {
             return self.refuse(Reason::Contended);
         }
-        self.acquire(since, now)
+        self.acquire(since)
     }
 
     fn contended(&mut self, row: &VmRuntime, since: Instant, now: Instant) -> Vec<Action> {
@@ -317,7 +386,7 @@ impl Machine {
     /// Goes on without news of the row.
     fn boot(&mut self, now: Instant) -> Vec<Action> {
         self.phase = Phase::Booting { since: now, round: Round::Looking };
-        vec![Action::Look]
+        self.look(now)
     }
 
     fn boot_with(&mut self, row: &VmRuntime, now: Instant) -> Vec<Action> {
@@ -330,13 +399,35 @@ impl Machine {
             return self.refuse(Reason::VmTimeout);
         }
         self.phase = Phase::Booting { since, round: Round::Looking };
+        self.look(now)
+    }
+
+    /// Reads the row.
+    fn look(&mut self, now: Instant) -> Vec<Action> {
+        self.woken = false;
+        self.unanswered.get_or_insert(now);
         vec![Action::Look]
+    }
+
+    /// No news of the row. A machine that boots has its own limit; a desktop is not waited for longer than it may
+    /// take, since nobody knows any more whether it still is wanted.
+    fn unread(&mut self, now: Instant) -> Vec<Action> {
+        let begun = match self.phase {
+            Phase::Booting { .. } => None,
+            Phase::Arriving { since, .. } | Phase::Dialling { since, .. } => Some(since),
+            _ => self.unanswered,
+        };
+        if begun.is_some_and(|since| now >= later(since, self.limits.x_start)) {
+            return self.refuse(Reason::Database);
+        }
+        self.pause_again(now)
     }
 
     fn row(&mut self, row: &VmRuntime, now: Instant) -> Vec<Action> {
         if !self.looking() {
             return IGNORED;
         }
+        self.unanswered = None;
         if let Some(reason) = self.loss(row) {
             return self.refuse(reason);
         }
@@ -357,6 +448,8 @@ impl Machine {
             | Phase::Contending { .. }
             | Phase::Preparing { .. }
             | Phase::Assigning
+            | Phase::Recalling
+            | Phase::Explaining { .. }
             | Phase::Committing
             | Phase::Switching
             | Phase::Forwarding
@@ -368,9 +461,7 @@ impl Machine {
         match row.vm_state {
             VmState::Running => {
                 self.phase = Phase::Settling { since: now, round: Round::Calling };
-                let mut actions = self.tell(Step::StartingX, now);
-                actions.push(Action::AskXState);
-                actions
+                vec![Action::AskXState]
             }
             VmState::Stopped if row.vm_cmd != Some(VmCommand::Start) => self.refuse(Reason::NotStarted),
             VmState::Stopped
@@ -383,7 +474,12 @@ impl Machine {
                     actions.extend(self.tell(Step::StartingVm, now));
                 }
                 actions.extend(self.tell(Step::WaitingForVm, now));
-                self.phase = Phase::Booting { since, round: Round::Pausing(later(now, self.limits.poll_vm)) };
+                if self.woken {
+                    actions.extend(self.look_boot(since, now));
+                } else {
+                    let until = later(now, self.limits.poll_vm);
+                    self.phase = Phase::Booting { since, round: Round::Pausing(until) };
+                }
                 actions
             }
         }
@@ -416,6 +512,8 @@ impl Machine {
             | Phase::Preparing { .. }
             | Phase::Assigning
             | Phase::Booting { .. }
+            | Phase::Recalling
+            | Phase::Explaining { .. }
             | Phase::Committing
             | Phase::Switching
             | Phase::Forwarding
@@ -425,17 +523,7 @@ impl Machine {
 
     fn x_state(&mut self, state: Option<XState>, now: Instant) -> Vec<Action> {
         match self.phase {
-            Phase::Settling { since, round: Round::Calling } => match state {
-                Some(XState::Connected | XState::Suspending) if now < later(since, self.limits.settle) => {
-                    let until = later(now, SETTLE_PAUSE.min(self.limits.poll_x));
-                    self.phase = Phase::Settling { since, round: Round::Pausing(until) };
-                    IGNORED
-                }
-                _ => {
-                    self.phase = Phase::Starting { tries: 0, round: Round::Looking };
-                    vec![Action::Look]
-                }
-            },
+            Phase::Settling { since, round: Round::Calling } => self.settling(state, since, now),
             Phase::Starting { tries, round: Round::Doubting } => match state {
                 Some(XState::Listening) => self.dial(now),
                 Some(XState::Starting | XState::Provisioning) => self.arrive(now),
@@ -453,6 +541,62 @@ impl Machine {
         }
     }
 
+    fn settling(&mut self, state: Option<XState>, since: Instant, now: Instant) -> Vec<Action> {
+        match state {
+            Some(XState::Connected | XState::Suspending) if now < later(since, self.limits.settle) => {
+                let until = later(now, SETTLE_PAUSE.min(self.limits.poll_x));
+                self.phase = Phase::Settling { since, round: Round::Pausing(until) };
+                self.tell(Step::StartingX, now)
+            }
+            Some(XState::Connected | XState::Suspending) => {
+                self.occupied = true;
+                self.start(now)
+            }
+            Some(XState::Stopped) => {
+                self.phase = Phase::Recalling;
+                vec![Action::AskXFailure]
+            }
+            Some(
+                XState::Provisioning
+                | XState::Starting
+                | XState::Listening
+                | XState::Suspended
+                | XState::Stopping,
+            )
+            | None => self.start(now),
+        }
+    }
+
+    fn start(&mut self, now: Instant) -> Vec<Action> {
+        self.phase = Phase::Starting { tries: 0, round: Round::Looking };
+        let mut actions = self.tell(Step::StartingX, now);
+        actions.extend(self.look(now));
+        actions
+    }
+
+    /// The agent's words about a desktop that ended, if it has any.
+    fn x_failure(&mut self, words: Option<String>, now: Instant) -> Vec<Action> {
+        match (self.phase, words) {
+            (Phase::Recalling, words) => {
+                let mut actions: Vec<Action> = words.map(Action::TellFailure).into_iter().collect();
+                actions.extend(self.start(now));
+                actions
+            }
+            (Phase::Explaining { .. }, Some(words)) => self.refuse(Reason::XFailed(words)),
+            (Phase::Explaining { went_to: Some(state) }, None) => self.refuse(Reason::XStateWentTo(state)),
+            (Phase::Explaining { went_to: None }, None) => {
+                let error = std::mem::take(&mut self.last_refusal);
+                self.refuse(Reason::NotDialled(error))
+            }
+            _ => IGNORED,
+        }
+    }
+
+    fn explain(&mut self, went_to: Option<XState>) -> Vec<Action> {
+        self.phase = Phase::Explaining { went_to };
+        vec![Action::AskXFailure]
+    }
+
     fn arriving(&mut self, state: Option<XState>, since: Instant, now: Instant) -> Vec<Action> {
         match state {
             Some(XState::Listening) => self.dial(now),
@@ -463,13 +607,10 @@ impl Machine {
             }
             Some(XState::Starting) | None if now < later(since, self.limits.x_start) => self.pause_again(now),
             Some(XState::Starting) | None => self.refuse(Reason::XTimeout),
-            Some(
-                other @ (XState::Stopped
-                | XState::Connected
-                | XState::Suspending
-                | XState::Suspended
-                | XState::Stopping),
-            ) => self.refuse(Reason::XStateWentTo(other)),
+            Some(ended @ (XState::Stopped | XState::Stopping)) => self.explain(Some(ended)),
+            Some(other @ (XState::Connected | XState::Suspending | XState::Suspended)) => {
+                self.refuse(Reason::XStateWentTo(other))
+            }
         }
     }
 
@@ -495,7 +636,7 @@ impl Machine {
     fn dial(&mut self, now: Instant) -> Vec<Action> {
         self.pause = FIRST_PAUSE;
         self.phase = Phase::Dialling { since: now, round: Round::Looking };
-        vec![Action::Look]
+        self.look(now)
     }
 
     /// Pauses before the next round of the phase: shortly at first, so that a quick desktop is not kept waiting.
@@ -517,6 +658,8 @@ impl Machine {
             | Phase::Contending { .. }
             | Phase::Preparing { .. }
             | Phase::Assigning
+            | Phase::Recalling
+            | Phase::Explaining { .. }
             | Phase::Committing
             | Phase::Switching
             | Phase::Forwarding
@@ -541,18 +684,24 @@ impl Machine {
                 let since = *since;
                 self.look_boot(since, now)
             }
+            Phase::Settling { round: Round::Looking, .. }
+            | Phase::Starting { round: Round::Looking, .. }
+            | Phase::Arriving { round: Round::Looking, .. }
+            | Phase::Dialling { round: Round::Looking, .. } => self.refuse(Reason::Database),
             Phase::Settling { round, .. }
             | Phase::Starting { round, .. }
             | Phase::Arriving { round, .. }
             | Phase::Dialling { round, .. } => {
                 *round = Round::Looking;
-                vec![Action::Look]
+                self.look(now)
             }
             Phase::Fresh
             | Phase::Acquiring { .. }
             | Phase::Displacing { .. }
             | Phase::Preparing { .. }
             | Phase::Assigning
+            | Phase::Recalling
+            | Phase::Explaining { .. }
             | Phase::Committing
             | Phase::Switching
             | Phase::Forwarding
@@ -581,9 +730,9 @@ impl Machine {
     /// Whether the agent may have begun to make the desktop ready, and nobody is connected to it.
     fn agent_expects_client(&self) -> bool {
         match self.phase {
-            Phase::Starting { round: Round::Calling | Round::Doubting, .. }
-            | Phase::Arriving { .. }
-            | Phase::Dialling { .. } => true,
+            // A first x_start sends the viewer away that has not left: there is nothing to take back.
+            Phase::Starting { round: Round::Calling | Round::Doubting, .. } => !self.occupied,
+            Phase::Arriving { .. } | Phase::Dialling { .. } => true,
             Phase::Starting { round: Round::Pausing(_) | Round::Looking, .. }
             | Phase::Fresh
             | Phase::Acquiring { .. }
@@ -593,6 +742,8 @@ impl Machine {
             | Phase::Assigning
             | Phase::Booting { .. }
             | Phase::Settling { .. }
+            | Phase::Recalling
+            | Phase::Explaining { .. }
             | Phase::Committing
             | Phase::Switching
             | Phase::Forwarding
@@ -604,30 +755,33 @@ impl Machine {
     fn is_unwanted(&self, event: &Event) -> bool {
         match event {
             Event::ClientGone | Event::Aborted | Event::Stopping | Event::Failed(_) => true,
-            Event::Row(row) => self.loss(row).is_some(),
+            // An end by either is that of a connect without news of its row.
+            Event::RowUnread | Event::Deadline => true,
+            // A desktop whose row names another session is that session's.
+            Event::Row(row) => row.session_id == Some(self.session) && self.loss(row).is_some(),
             Event::Begin
             | Event::Acquired(_)
             | Event::NotAcquired(_)
             | Event::AbortAsked
+            | Event::AlreadyGone
             | Event::HookPassed
             | Event::Claimed(_)
             | Event::NotClaimed(_)
             | Event::NoHost
             | Event::NoHostClaimed
             | Event::RowGone
-            | Event::RowUnread
             | Event::XState(_)
             | Event::XStateUnknown
+            | Event::XFailure(_)
             | Event::XStarted
             | Event::XRefused(_)
-            | Event::XSilent(_)
+            | Event::XSilent
             | Event::Dialled
             | Event::NotDialled(_)
             | Event::Committed
             | Event::NotCommitted(_)
             | Event::Switched
-            | Event::Woken
-            | Event::Deadline => false,
+            | Event::Woken => false,
         }
     }
 
@@ -677,9 +831,11 @@ impl Machine {
             | Phase::Assigning
             | Phase::Booting { .. }
             | Phase::Settling { .. }
+            | Phase::Recalling
             | Phase::Starting { .. }
             | Phase::Arriving { .. }
             | Phase::Dialling { .. }
+            | Phase::Explaining { .. }
             | Phase::Committing => {
                 self.phase = Phase::Over;
                 vec![Action::Refuse(refusal)]
@@ -691,6 +847,9 @@ impl Machine {
 
 /// Nothing to do.
 const IGNORED: Vec<Action> = Vec::new();
+
+/// What a client is told of an agent that does not answer; the error itself names paths that are none of its business.
+const SILENT: &str = "the agent does not answer";
 
 /// The first pause between questions to the agent.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);

@@ -7,7 +7,7 @@
 //!             │  ▲────────────────────────────────┘
 //!             ▼
 //!          preparing ─▶ assigning ─▶ booting ─▶ settling ─▶ starting ─▶ arriving ─▶ dialling ─▶ committing
-//!              └───────(has a host)────▲  └(running already)─▲              (x_start)   (x_state)        │
+//!              └───────(has a host)────▲          └▶ recalling ▲ (x_start)  └(x_state)─┴▶ explaining     │
 //!                                                                                                        ▼
 //!          over ◀── any failure: one final answer             forwarding ◀── switching (101) ◀───────────┘
 //! ```
@@ -90,8 +90,10 @@ pub enum Event {
     Acquired(Box<VmRuntime>),
     /// The session is somebody else's, or may not be acquired; the row as found.
     NotAcquired(Box<VmRuntime>),
-    /// The other session was told to go, or was gone already.
+    /// The other session was told to go.
     AbortAsked,
+    /// The other session was gone before it could be told.
+    AlreadyGone,
     /// The authenticators' hooks passed.
     HookPassed,
     /// A host was claimed and told to start; the row as written.
@@ -112,12 +114,14 @@ pub enum Event {
     XState(XState),
     /// The agent did not tell the desktop's state.
     XStateUnknown,
+    /// What the agent says about the last desktop that ended, if anything.
+    XFailure(Option<String>),
     /// The agent began to start or resume the desktop.
     XStarted,
     /// The agent refused, with its words.
     XRefused(String),
-    /// The agent did not answer to `x_start`, with the error; the start may have begun all the same.
-    XSilent(String),
+    /// The agent did not answer to `x_start`; the start may have begun all the same.
+    XSilent,
     /// The desktop took the connection.
     Dialled,
     /// It did not.
@@ -156,6 +160,8 @@ pub enum Failure {
 pub enum Action {
     /// Tell the client.
     Tell(Step),
+    /// Tell the client how the last desktop ended, in the agent's words.
+    TellFailure(String),
     /// Count a try to reach a desktop.
     CountNxAttempt,
     /// Count a desktop reached.
@@ -181,6 +187,8 @@ pub enum Action {
     Look,
     /// Ask the agent for the desktop's state.
     AskXState,
+    /// Ask the agent how the last desktop ended.
+    AskXFailure,
     /// Have the desktop started or resumed.
     StartX,
     /// Connect to the desktop.

@@ -115,12 +115,32 @@ impl Run {
     }
 }
 
+/// The reason of a refusal behind which the agent is not told anything.
 fn refused(actions: &[Action]) -> Reason {
     match actions {
-        [Action::Refuse(Refusal::Unavailable(reason))]
-        | [Action::Refuse(Refusal::Unavailable(reason)), Action::CallOff] => reason.clone(),
+        [Action::Refuse(Refusal::Unavailable(reason))] => reason.clone(),
         other => panic!("not a refusal: {other:?}"),
     }
+}
+
+/// The reason of a refusal behind which the agent is told that nobody comes.
+fn called_off(actions: &[Action]) -> Reason {
+    match actions {
+        [Action::Refuse(Refusal::Unavailable(reason)), Action::CallOff] => reason.clone(),
+        other => panic!("not called off: {other:?}"),
+    }
+}
+
+fn aborted() -> Event {
+    let mut row = row(VmState::Running);
+    row.user_cmd = Some(UserCommand::Abort);
+    Event::Row(Box::new(row))
+}
+
+fn stolen() -> Event {
+    let mut row = row(VmState::Running);
+    row.session_id = Some(OTHER);
+    Event::Row(Box::new(row))
 }
 
 #[test]
@@ -138,7 +158,8 @@ fn row_51_a_cold_start_tells_nine_steps_in_order_then_switches() {
     assert_eq!(run.feed(Event::Row(boxed(VmState::Starting))), []);
     assert_eq!(run.deadline(), [Action::Look]);
     assert_eq!(run.feed(Event::Row(boxed(VmState::Running))), [Action::AskXState]);
-    assert_eq!(run.feed(Event::XState(XState::Stopped)), [Action::Look]);
+    assert_eq!(run.feed(Event::XState(XState::Stopped)), [Action::AskXFailure]);
+    assert_eq!(run.feed(Event::XFailure(None)), [Action::Look]);
     assert_eq!(run.feed(Event::Row(boxed(VmState::Running))), [Action::StartX]);
     assert_eq!(run.feed(Event::XStarted), [Action::AskXState]);
     assert_eq!(run.feed(Event::XState(XState::Starting)), []);
@@ -278,7 +299,7 @@ fn an_x_start_without_answer_may_have_worked() {
     ] {
         let mut run = Run::new();
         run.reach_starting();
-        assert_eq!(run.feed(Event::XSilent("timed out".into())), [Action::AskXState]);
+        assert_eq!(run.feed(Event::XSilent), [Action::AskXState]);
         assert_eq!(run.feed(Event::XState(state)), next, "{state}");
     }
 }
@@ -321,11 +342,37 @@ fn row_63_a_desktop_that_does_not_come_up_is_given_up_after_ten_seconds() {
 
 #[test]
 fn row_64_a_desktop_that_goes_elsewhere_is_given_up() {
-    for state in [XState::Suspended, XState::Stopped, XState::Connected, XState::Stopping] {
+    for state in [XState::Suspended, XState::Connected, XState::Suspending] {
         let mut run = Run::new();
         run.reach_arriving();
         assert_eq!(refused(&run.feed(Event::XState(state))), Reason::XStateWentTo(state));
     }
+}
+
+#[test]
+fn a_desktop_that_ends_while_it_comes_up_is_told_in_the_agents_words() {
+    for state in [XState::Stopped, XState::Stopping] {
+        for (words, reason) in [
+            (None, Reason::XStateWentTo(state)),
+            (Some("it crashed".to_owned()), Reason::XFailed("it crashed".into())),
+        ] {
+            let mut run = Run::new();
+            run.reach_arriving();
+            assert_eq!(run.feed(Event::XState(state)), [Action::AskXFailure]);
+            assert_eq!(refused(&run.feed(Event::XFailure(words))), reason);
+        }
+    }
+}
+
+#[test]
+fn how_the_last_desktop_ended_is_told_before_the_next_is_started() {
+    let mut run = Run::new();
+    run.reach_settling();
+    assert_eq!(run.feed(Event::XState(XState::Stopped)), [Action::AskXFailure]);
+    let actions = run.machine.step(Event::XFailure(Some("it crashed".into())), run.now);
+    let told = Action::TellFailure("it crashed".into());
+    assert_eq!(actions, [told, Action::Tell(Step::StartingX), Action::Look]);
+    assert_eq!(run.feed(Event::Row(boxed(VmState::Running))), [Action::StartX]);
 }
 
 #[test]
@@ -365,22 +412,16 @@ fn the_desktop_is_dialled_again_when_it_refuses_and_its_state_is_not_asked_again
         assert_eq!(run.deadline(), [Action::Look]);
         assert_eq!(run.feed(Event::Row(boxed(VmState::Running))), [Action::Dial], "counted once");
     };
-    assert_eq!(refused(&end), Reason::NotDialled("connection refused".into()));
+    assert_eq!(end, [Action::AskXFailure], "it may have ended behind its own back");
+    let mut ended = run.machine.clone();
+    let actions = ended.step(Event::XFailure(Some("it crashed".into())), run.now);
+    assert_eq!(refused(&actions), Reason::XFailed("it crashed".into()));
+    assert_eq!(refused(&run.feed(Event::XFailure(None))), Reason::NotDialled("connection refused".into()));
     assert!((10.0..11.1).contains(&(run.now - begun).as_secs_f32()));
 }
 
 #[test]
 fn row_66_an_abort_in_the_row_is_seen_at_every_look() {
-    let aborted = || {
-        let mut row = row(VmState::Running);
-        row.user_cmd = Some(UserCommand::Abort);
-        Event::Row(Box::new(row))
-    };
-    let stolen = || {
-        let mut row = row(VmState::Running);
-        row.session_id = Some(OTHER);
-        Event::Row(Box::new(row))
-    };
     for seen in [aborted, stolen] {
         let mut run = Run::new();
         run.feed_all([Event::Begin, Event::Acquired(boxed(VmState::Running)), Event::HookPassed]);
@@ -391,16 +432,15 @@ fn row_66_an_abort_in_the_row_is_seen_at_every_look() {
         run.feed(Event::XRefused("later".into()));
         run.deadline();
         assert_eq!(refused(&run.feed(seen())), Reason::Aborted, "between tries");
-
+    }
+    let before_dialling = |seen: Event| {
         let mut run = Run::new();
         run.reach_arriving();
         run.feed(Event::XState(XState::Listening));
-        assert_eq!(
-            refused(&run.feed(seen())),
-            Reason::Aborted,
-            "before dialling: the desktop is not touched"
-        );
-    }
+        run.feed(seen)
+    };
+    assert_eq!(called_off(&before_dialling(aborted())), Reason::Aborted, "the desktop is not touched");
+    assert_eq!(refused(&before_dialling(stolen())), Reason::Aborted, "the desktop is another's");
     let mut run = Run::new();
     run.reach_dialling();
     run.feed(Event::Dialled);
@@ -441,13 +481,13 @@ fn a_client_that_leaves_is_not_answered() {
 
 #[test]
 fn an_agent_that_makes_a_desktop_ready_is_told_when_nobody_comes() {
-    let aborted = Action::Refuse(Refusal::Unavailable(Reason::Aborted));
+    let refusal = Action::Refuse(Refusal::Unavailable(Reason::Aborted));
     type Reach = fn(&mut Run);
     let reached: [(&str, Reach); 5] = [
         ("x_start is on its way", Run::reach_starting),
         ("x_start had no answer", |run| {
             run.reach_starting();
-            run.feed(Event::XSilent("timed out".into()));
+            run.feed(Event::XSilent);
         }),
         ("it comes up", Run::reach_arriving),
         ("it listens", |run| {
@@ -457,7 +497,7 @@ fn an_agent_that_makes_a_desktop_ready_is_told_when_nobody_comes() {
         ("it is dialled", Run::reach_dialling),
     ];
     for (when, reach) in reached {
-        for (event, end) in [(Event::ClientGone, Action::Abandon), (Event::Aborted, aborted.clone())] {
+        for (event, end) in [(Event::ClientGone, Action::Abandon), (Event::Aborted, refusal.clone())] {
             let mut run = Run::new();
             reach(&mut run);
             assert_eq!(run.feed(event.clone()), [end, Action::CallOff], "{when}, {event:?}");
@@ -475,9 +515,56 @@ fn an_agent_that_makes_a_desktop_ready_is_told_when_nobody_comes() {
     let mut run = Run::new();
     run.reach_arriving();
     run.feed(Event::XState(XState::Listening));
-    let mut row = row(VmState::Running);
-    row.user_cmd = Some(UserCommand::Abort);
-    assert_eq!(run.feed(Event::Row(Box::new(row))), [aborted, Action::CallOff]);
+    assert_eq!(run.feed(aborted()), [refusal, Action::CallOff]);
+}
+
+#[test]
+fn a_desktop_that_its_viewer_had_not_left_is_not_called_off_before_it_is_ours() {
+    let mut run = Run::new();
+    run.reach_settling();
+    loop {
+        if run.feed(Event::XState(XState::Suspending)) == [Action::Look] {
+            break;
+        }
+        run.deadline();
+        run.feed(Event::Row(boxed(VmState::Running)));
+    }
+    assert_eq!(run.feed(Event::Row(boxed(VmState::Running))), [Action::StartX]);
+    let mut after = run.machine.clone();
+    assert_eq!(after.step(Event::ClientGone, run.now), [Action::Abandon]);
+    run.feed(Event::XStarted);
+    assert_eq!(run.feed(Event::ClientGone), [Action::Abandon, Action::CallOff]);
+}
+
+#[test]
+fn a_session_that_goes_while_it_is_asked_to_is_not_waited_for() {
+    let contended = || {
+        let mut row = row(VmState::Running);
+        row.session_id = Some(OTHER);
+        Event::NotAcquired(Box::new(row))
+    };
+    let mut run = Run::new();
+    run.feed_all([Event::Begin, contended()]);
+    assert_eq!(run.feed(Event::AlreadyGone), [Action::Acquire]);
+    // Woken between the write and the wait, by what may have been its end.
+    assert_eq!(run.feed(Event::Woken), []);
+    assert_eq!(run.feed(contended()), [Action::AskAbort(OTHER)]);
+    assert_eq!(run.feed(Event::AbortAsked), [Action::Acquire]);
+    assert_eq!(run.feed(contended()), [Action::AskAbort(OTHER)]);
+    assert_eq!(run.feed(Event::Woken), []);
+    assert_eq!(run.feed(Event::AbortAsked), [Action::Acquire]);
+    // A hint counts once.
+    assert_eq!(run.feed(contended()), [Action::AskAbort(OTHER)]);
+    assert_eq!(run.feed(Event::AbortAsked), []);
+}
+
+#[test]
+fn a_change_while_the_row_is_read_is_looked_at() {
+    let mut run = Run::new();
+    run.feed_all([Event::Begin, Event::Acquired(boxed(VmState::Starting)), Event::HookPassed]);
+    assert_eq!(run.feed(Event::Woken), []);
+    assert_eq!(run.feed(Event::Row(boxed(VmState::Starting))), [Action::Look]);
+    assert_eq!(run.feed(Event::Row(boxed(VmState::Starting))), [], "once");
 }
 
 #[test]
@@ -494,6 +581,84 @@ fn without_news_of_the_row_the_limits_still_run() {
     };
     assert_eq!(refused(&end), Reason::VmTimeout);
     assert_eq!((run.now - begun).as_secs(), 270);
+
+    type Reach = fn(&mut Run);
+    let expected: [(&str, Reach, bool); 4] = [
+        (
+            "settling",
+            |run| {
+                run.reach_settling();
+                run.feed(Event::XState(XState::Connected));
+                run.deadline();
+            },
+            false,
+        ),
+        (
+            "starting",
+            |run| {
+                run.reach_starting();
+                run.feed(Event::XRefused("later".into()));
+                run.deadline();
+            },
+            false,
+        ),
+        (
+            "arriving",
+            |run| {
+                run.reach_arriving();
+                run.feed(Event::XState(XState::Provisioning));
+                run.deadline();
+            },
+            true,
+        ),
+        (
+            "dialling",
+            |run| {
+                run.reach_arriving();
+                run.feed(Event::XState(XState::Listening));
+            },
+            true,
+        ),
+    ];
+    for (phase, reach, expects_client) in expected {
+        let reason = |end: &[Action]| if expects_client { called_off(end) } else { refused(end) };
+        let mut run = Run::new();
+        reach(&mut run);
+        let begun = run.now;
+        let end = loop {
+            let actions = run.feed(Event::RowUnread);
+            if !actions.is_empty() {
+                break actions;
+            }
+            assert_eq!(run.deadline(), [Action::Look], "{phase}");
+        };
+        assert_eq!(reason(&end), Reason::Database, "{phase}");
+        let took = (run.now - begun).as_secs_f32();
+        assert!((9.9..11.1).contains(&took), "{phase}: {took}");
+
+        // A database that does not even fail.
+        let mut run = Run::new();
+        reach(&mut run);
+        let begun = run.now;
+        assert_eq!(reason(&run.deadline()), Reason::Database, "{phase}");
+        assert_eq!((run.now - begun).as_secs(), 10, "{phase}");
+    }
+}
+
+#[test]
+fn an_outage_that_passes_in_time_ends_nothing() {
+    let mut run = Run::new();
+    run.reach_arriving();
+    let begun = run.now;
+    while run.now - begun < Duration::from_secs(60) {
+        run.feed(Event::XState(XState::Provisioning));
+        for _ in 0..5 {
+            run.deadline();
+            assert_eq!(run.feed(Event::RowUnread), []);
+        }
+        run.deadline();
+        assert_eq!(run.feed(Event::Row(boxed(VmState::Running))), [Action::AskXState]);
+    }
 }
 
 fn any_row() -> impl Strategy<Value = Box<VmRuntime>> {
@@ -518,6 +683,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         any_row().prop_map(Event::Acquired),
         any_row().prop_map(Event::NotAcquired),
         Just(Event::AbortAsked),
+        Just(Event::AlreadyGone),
         Just(Event::HookPassed),
         any_row().prop_map(Event::Claimed),
         any_row().prop_map(Event::NotClaimed),
@@ -530,7 +696,9 @@ fn any_event() -> impl Strategy<Value = Event> {
         Just(Event::XStateUnknown),
         Just(Event::XStarted),
         Just(Event::XRefused("no".into())),
-        Just(Event::XSilent("no".into())),
+        Just(Event::XSilent),
+        Just(Event::XFailure(None)),
+        Just(Event::XFailure(Some("it crashed".into()))),
         Just(Event::Dialled),
         Just(Event::NotDialled("no".into())),
         any_row().prop_map(Event::NotCommitted),
@@ -558,7 +726,9 @@ fn answers(action: &Action) -> Vec<Event> {
             Event::RowGone,
             Event::Failed(Failure::Database),
         ],
-        Action::AskAbort(_) => vec![Event::AbortAsked, Event::RowGone, Event::Failed(Failure::Database)],
+        Action::AskAbort(_) => {
+            vec![Event::AbortAsked, Event::AlreadyGone, Event::RowGone, Event::Failed(Failure::Database)]
+        }
         Action::RunHook => vec![Event::HookPassed, Event::Failed(Failure::Hook)],
         Action::Claim => vec![
             Event::Claimed(Box::new(claimed())),
@@ -577,8 +747,9 @@ fn answers(action: &Action) -> Vec<Event> {
         Action::AskXState => {
             XState::ALL.iter().map(|s| Event::XState(*s)).chain([Event::XStateUnknown]).collect()
         }
+        Action::AskXFailure => vec![Event::XFailure(None), Event::XFailure(Some("it crashed".into()))],
         Action::StartX => {
-            vec![Event::XStarted, Event::XRefused("no".into()), Event::XSilent("no".into())]
+            vec![Event::XStarted, Event::XRefused("no".into()), Event::XSilent]
         }
         Action::Dial => vec![Event::Dialled, Event::NotDialled("no".into())],
         Action::Commit => vec![
@@ -589,6 +760,7 @@ fn answers(action: &Action) -> Vec<Event> {
         ],
         Action::Switch => vec![Event::Switched, Event::ClientGone],
         Action::Tell(_)
+        | Action::TellFailure(_)
         | Action::CountNxAttempt
         | Action::CountNxOk
         | Action::Refuse(_)
@@ -659,6 +831,7 @@ fn every_event() -> Vec<Event> {
     events.extend([
         Event::Begin,
         Event::AbortAsked,
+        Event::AlreadyGone,
         Event::HookPassed,
         Event::NoHost,
         Event::NoHostClaimed,
@@ -667,7 +840,9 @@ fn every_event() -> Vec<Event> {
         Event::XStateUnknown,
         Event::XStarted,
         Event::XRefused("no".into()),
-        Event::XSilent("no".into()),
+        Event::XSilent,
+        Event::XFailure(None),
+        Event::XFailure(Some("it crashed".into())),
         Event::Dialled,
         Event::NotDialled("no".into()),
         Event::Committed,
@@ -713,7 +888,7 @@ fn check(before: &Machine, after: &Machine, waiting: Option<&Action>, event: &Ev
     if started.iter().any(|a| matches!(a, Action::Dial)) {
         assert!(matches!(event, Event::Row(_)), "dialled only behind a look at the row: {}", what());
     }
-    let ignored = format!("{before:?}") == format!("{after:?}") && actions.is_empty();
+    let ignored = after.waits_like(before) && actions.is_empty();
     let still_waits = ignored && waiting.is_some();
     let alive = after.is_over()
         || after.is_forwarding()
@@ -738,7 +913,7 @@ proptest! {
             check(&before, &machine, waiting.as_ref(), &event, &actions);
             if let Some(effect) = effects(&actions).pop() {
                 waiting = Some(effect);
-            } else if format!("{before:?}") != format!("{machine:?}") {
+            } else if !machine.waits_like(&before) {
                 waiting = None;
             }
             told.extend(actions.into_iter().filter_map(|a| match a {

@@ -8,7 +8,7 @@ use tokio::time::{Duration, Instant};
 use qvd_core::VmId;
 use qvd_core::proto::http1::{HeadError, Limits, RequestScan};
 
-use super::reply::{progress_head, switch_head};
+use super::reply::{progress_head, remark_head, switch_head};
 use super::{Reply, Request};
 use crate::forward::Prefix;
 use crate::progress::Step;
@@ -116,6 +116,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Channel<S> {
     /// Tells of a step.
     pub(crate) async fn tell(&mut self, step: Step, vm: VmId) -> io::Result<()> {
         self.send(progress_head(step, vm).as_bytes()).await
+    }
+
+    /// Tells of something that is no step.
+    pub(crate) async fn remark(&mut self, text: &str) -> io::Result<()> {
+        self.send(remark_head(text).as_bytes()).await
     }
 
     /// Sends the 101; from then on the stream is not HTTP any more.

@@ -138,7 +138,12 @@ impl Reply {
 
 /// The 102 head of a step.
 pub(super) fn progress_head(step: Step, vm: VmId) -> String {
-    encode_head(&status_line(102), &[(INFO_HEADER, &step.text(vm))])
+    remark_head(&step.text(vm))
+}
+
+/// A 102 head with any text of one line.
+pub(super) fn remark_head(text: &str) -> String {
+    encode_head(&status_line(102), &[(INFO_HEADER, text)])
 }
 
 /// The 101 head; it carries the key and nothing else.

@@ -19,6 +19,8 @@ use super::soon;
 pub(crate) enum Answer {
     /// A result.
     Says(&'static str),
+    /// No result.
+    Nothing,
     /// An error text.
     Refuses(&'static str),
 }
@@ -60,6 +62,7 @@ impl Desktop {
         // What a router says that gives a desktop up before its client came.
         desktop.says("x_suspend", [Answer::Says("suspending")]);
         desktop.says("x_state", [Answer::Says("suspended"), Answer::Says("listening")]);
+        desktop.says("x_failure", [Answer::Nothing]);
         desktop
     }
 
@@ -163,6 +166,7 @@ async fn serve_call(mut stream: UnixStream, script: &Mutex<Script>) -> std::io::
     };
     let body = match answer.expect("an answer") {
         Answer::Says(text) => vma_rpc::encode_result(&text.into()),
+        Answer::Nothing => vma_rpc::encode_result(&Default::default()),
         Answer::Refuses(text) => vma_rpc::encode_error(text),
     };
     let length = body.len().to_string();
