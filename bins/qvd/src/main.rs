@@ -142,10 +142,16 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
 }
 
 fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
-    tokio::runtime::Runtime::new()
-        .map_err(|e| Failure::new(ErrorKind::Internal, "cannot start the runtime").because(e))?
-        .block_on(work)
+    let runtime = tokio::runtime::Runtime::new()
+        .map_err(|e| Failure::new(ErrorKind::Internal, "cannot start the runtime").because(e))?;
+    let outcome = runtime.block_on(work);
+    // A thread that hangs in a system call, as in a dead network mount, does not keep the program.
+    runtime.shutdown_timeout(LAST_THREADS);
+    outcome
 }
+
+/// How long threads may take to end behind the work.
+const LAST_THREADS: std::time::Duration = std::time::Duration::from_secs(2);
 
 fn key_and_value(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or("not KEY=VALUE")?;

@@ -31,7 +31,8 @@ pub(crate) async fn run(
     let data = DataDir::take(dir)?;
     let file = data.config_file()?;
     let env = |name: &str| std::env::var(name).ok();
-    let config = load_config(&ConfigFiles::node(Some(&file), &env), &env, settings)?;
+    // This file alone, which is what the ready line names and `qa` is given: a node's own files do not apply here.
+    let config = load_config(&ConfigFiles::default().required(&file), &env, settings)?;
     init_tracing(&config, LogTo::Stderr, &env);
     let db = open_db(&config).await?;
     let config = add_database_config(&config, &db).await?;
@@ -47,7 +48,7 @@ pub(crate) async fn run(
     let (end_router, mut router_may_go) = watch::channel(false);
     let (end_hkd, mut hkd_may_go) = watch::channel(false);
     let handle = router.handle();
-    let serving = tokio::spawn(router.serve(async move {
+    let mut serving = tokio::spawn(router.serve(async move {
         let _ = router_may_go.wait_for(|end| *end).await;
     }));
     let mut keeping = tokio::spawn(hkd::run(hkd, async move {
@@ -66,13 +67,25 @@ pub(crate) async fn run(
             ended = &mut keeping => return hkd_outcome(ended),
         }
     }
+    // From here on a second signal does not wait for what the first one began.
     let _ = end_router.send(true);
     handle.end_sessions();
-    if let Ok(Err(e)) = serving.await {
-        tracing::warn!("router: {}", qvd_core::error::chain(&e));
+    tokio::select! {
+        served = &mut serving => if let Ok(Err(e)) = served {
+            tracing::warn!("router: {}", qvd_core::error::chain(&e));
+        },
+        () = signals.stop() => return Err(cut_short()),
     }
     let _ = end_hkd.send(true);
-    hkd_outcome(keeping.await)
+    tokio::select! {
+        ended = &mut keeping => hkd_outcome(ended),
+        () = signals.stop() => Err(cut_short()),
+    }
+}
+
+fn cut_short() -> Failure {
+    let text = "ended by a second signal; virtual machines that still run are taken over by the next start";
+    Failure::new(ErrorKind::Unavailable, text)
 }
 
 fn hkd_outcome(ended: Result<hkd::Result<()>, tokio::task::JoinError>) -> Result<(), Failure> {
