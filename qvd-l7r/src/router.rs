@@ -57,6 +57,18 @@ pub struct RouterBuilder {
 }
 
 impl Router {
+    /// Whether a router can be built from a configuration, as far as it tells without its database.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Setting`] names the key that cannot be used.
+    pub fn check_config(config: &Config) -> Result<()> {
+        auth::check(config)?;
+        check_balancer(config)?;
+        check_proxy_protocol(config)?;
+        configured_address(config).map(drop)
+    }
+
     /// Begins a router for the node of this name, which need not be registered yet.
     pub fn builder(db: Db, node: impl Into<String>) -> RouterBuilder {
         RouterBuilder {
@@ -158,16 +170,10 @@ impl RouterBuilder {
             None => auth::chain_from_config(&self.db, &self.config)?,
         };
         let chain = chain.wrapped(Bounded::wrap);
-        let balancer = self.config.text("l7r.loadbalancer.plugin");
-        if self.balancer.is_none() && !matches!(balancer.as_str(), "" | "default") {
-            let problem = format!("'{balancer}' is no balancer of this router (one of: default)");
-            return Err(Error::Setting { key: "l7r.loadbalancer.plugin", problem });
+        if self.balancer.is_none() {
+            check_balancer(&self.config)?;
         }
-        if self.config.has("l7r.proxy_protocol") {
-            // Ignored, it would take a balancer's header for garbage and its address for every client's.
-            let problem = "this router does not read the PROXY protocol; leave it empty".to_owned();
-            return Err(Error::Setting { key: "l7r.proxy_protocol", problem });
-        }
+        check_proxy_protocol(&self.config)?;
         let address = match self.address {
             Some(address) => address,
             None => configured_address(&self.config)?,
@@ -183,6 +189,24 @@ impl RouterBuilder {
             stop_notice: self.stop_notice,
         })
     }
+}
+
+fn check_balancer(config: &Config) -> Result<()> {
+    let balancer = config.text("l7r.loadbalancer.plugin");
+    if matches!(balancer.as_str(), "" | "default") {
+        return Ok(());
+    }
+    let problem = format!("'{balancer}' is no balancer of this router (one of: default)");
+    Err(Error::Setting { key: "l7r.loadbalancer.plugin", problem })
+}
+
+/// Ignored, it would take a balancer's header for garbage and its address for every client's.
+fn check_proxy_protocol(config: &Config) -> Result<()> {
+    if !config.has("l7r.proxy_protocol") {
+        return Ok(());
+    }
+    let problem = "this router does not read the PROXY protocol; leave it empty".to_owned();
+    Err(Error::Setting { key: "l7r.proxy_protocol", problem })
 }
 
 fn configured_address(config: &Config) -> Result<SocketAddr> {

@@ -1,4 +1,4 @@
-//! The router of a node: `qvd-l7r [-f FILE] [--set KEY=VALUE]… [-X]`.
+//! The router of a node: `qvd-l7r [-f FILE] [--set KEY=VALUE]… [-X] [--check-config]`.
 //!
 //! The first SIGTERM or SIGINT ends it in order: the port is given up, desktops live on until their users leave
 //! or `l7r.drain.timeout` passes. The second ends them too.
@@ -35,6 +35,10 @@ struct Args {
     /// Log to standard error.
     #[arg(short = 'X', long = "foreground")]
     foreground: bool,
+
+    /// Check the configuration files and end.
+    #[arg(long)]
+    check_config: bool,
 }
 
 fn main() -> ExitCode {
@@ -53,7 +57,20 @@ fn main() -> ExitCode {
 fn run(args: &Args) -> Result<(), Failure> {
     let env = |name: &str| std::env::var(name).ok();
     let config = load_config(&ConfigFiles::node(args.config.as_deref(), &env), &env, &args.set)?;
+    if config.text("nodename").is_empty() {
+        let text = "configuration key 'nodename' is not set; write it into node.conf";
+        return Err(Failure::new(ErrorKind::Invalid, text));
+    }
+    qvd_bin_common::backend(&config)?;
+    if args.check_config {
+        // Only then: at a start, the database may say something else of these keys.
+        return Router::check_config(&config)
+            .map_err(|e| Failure::new(e.kind(), "cannot use the configuration").because(e));
+    }
     init_tracing(&config, if args.foreground { LogTo::Stderr } else { LogTo::Configured }, &env);
+    if nix::unistd::geteuid().is_root() {
+        tracing::warn!("the router runs as root, which it has no need of; start it as a user of its own");
+    }
     let runtime = tokio::runtime::Runtime::new()
         .map_err(|e| Failure::new(ErrorKind::Internal, "cannot start the runtime").because(e))?;
     runtime.block_on(route(config))

@@ -26,14 +26,24 @@ pub fn chain_from_config(db: &Db, config: &Config) -> Result<Chain> {
     for name in config.list("l7r.auth.plugins") {
         let plugin: Arc<dyn Authenticator> = match name.to_ascii_lowercase().as_str() {
             "default" => Arc::new(Default::new(db.clone(), config)),
-            _ => {
-                return Err(Error::Setting {
-                    key: "l7r.auth.plugins",
-                    problem: format!("'{name}' is no authenticator of this router (one of: default)"),
-                });
-            }
+            _ => return Err(unknown(&name)),
         };
         builder = builder.plugin(plugin);
     }
     Ok(builder.build())
+}
+
+/// Whether the configuration names only authenticators that there are.
+pub(crate) fn check(config: &Config) -> Result<()> {
+    match config.list("l7r.auth.plugins").iter().find(|name| !name.eq_ignore_ascii_case("default")) {
+        Some(name) => Err(unknown(name)),
+        None => Ok(()),
+    }
+}
+
+fn unknown(name: &str) -> Error {
+    Error::Setting {
+        key: "l7r.auth.plugins",
+        problem: format!("'{name}' is no authenticator of this router (one of: default)"),
+    }
 }
