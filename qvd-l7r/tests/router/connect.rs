@@ -135,15 +135,8 @@ async fn row_59_a_machine_that_dies_while_it_boots_is_given_up() {
     let mut client = world.connecting().await;
     let run = world.accept_start().await;
     assert!(world.db.vms().clear(world.vm, world.host, run).await.unwrap().is_updated());
-    // Clearing also aborts the session: whichever is seen first, the reason is one of two.
-    let (_, answer) = client.refused().await;
-    let vm = world.vm;
-    let reasons = [
-        format!("{NOT_AVAILABLE}Unable to start VM {vm}, retry later"),
-        format!("{NOT_AVAILABLE}Aborted by contending session VM VM_ID: {vm}, retry later"),
-    ];
-    assert!(reasons.contains(&answer.body), "{}", answer.body);
-    world.until_user_state(UserState::Disconnected).await;
+    // Clearing also aborts the session; whichever is seen first, nobody contended for it.
+    expect_refusal(&world, &mut client, &format!("Unable to start VM {}", world.vm)).await;
 }
 
 #[tokio::test]
@@ -207,6 +200,41 @@ async fn row_64_a_desktop_that_goes_elsewhere_is_named() {
 }
 
 #[tokio::test]
+async fn row_94_a_desktop_that_dies_while_it_comes_up_is_explained_and_the_next_is_told_once() {
+    let world = World::new().await;
+    let mut desktop = world.running().await;
+    desktop.says("x_failure", [Answer::Says("the desktop\r\ncrashed (signal 11)")]);
+    desktop.says("x_state", [Answer::Says("suspended"), Answer::Says("starting"), Answer::Says("stopped")]);
+    let mut client = world.connecting().await;
+    let words = "the desktop  crashed (signal 11)";
+    let reason = format!("Unable to start X session on VM {}: {words}", world.vm);
+    expect_refusal(&world, &mut client, &reason).await;
+
+    // The agent keeps the words until the next desktop listens.
+    desktop.says("x_state", [Answer::Says("stopped"), Answer::Says("listening")]);
+    let mut client = world.connecting().await;
+    let (texts, _) = client.switched().await;
+    assert_eq!(texts[1], format!("The last X session ended: {words}"));
+    assert_eq!(texts[2], format!("Starting X session at VM {}", world.vm));
+    assert_eq!(texts.iter().filter(|text| text.contains(words)).count(), 1, "{texts:?}");
+    desktop.session().await;
+}
+
+#[tokio::test]
+async fn an_agent_that_falls_silent_is_not_quoted_with_its_paths() {
+    let world = World::with(
+        Options::default().set("internal.l7r.poll_time.x", "0.01").set("internal.l7r.retry.x_start", "1"),
+    )
+    .await;
+    let dir = world.vm_dir();
+    world.run_vm(&Desktop::start(&dir.with_file_name("elsewhere"))).await;
+    std::fs::remove_dir_all(dir.with_file_name("elsewhere")).unwrap();
+    let mut client = world.connecting().await;
+    let reason = format!("Unable to start X session on VM {}: the agent does not answer", world.vm);
+    expect_refusal(&world, &mut client, &reason).await;
+}
+
+#[tokio::test]
 async fn the_displaced_viewer_is_waited_for_before_x_start() {
     let world = World::new().await;
     let desktop = world.running().await;
@@ -252,8 +280,11 @@ async fn a_client_that_left_is_not_dialled_for() {
     desktop.says("x_state", [Answer::Says("suspended"), Answer::Says("provisioning")]);
     let mut client = world.connecting().await;
     while !client.text().await.contains("Waiting for X session") {}
+    // From now on it listens: only that the client is gone keeps it from being dialled.
     client.close().await;
+    desktop.says("x_state", [Answer::Says("listening")]);
     world.until_user_state(UserState::Disconnected).await;
+    eventually("the agent is told", async || desktop.count("x_suspend") == 1).await;
     assert!(!desktop.was_dialled());
     desktop.says("x_state", [Answer::Says("suspended"), Answer::Says("listening")]);
     world.connecting().await.switched().await;

@@ -1,9 +1,15 @@
 //! Ends of routers: in order, and not (rows 70, 71, 117).
 
-use qvd_core::state::UserState;
-use tokio::io::AsyncWriteExt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use crate::support::{Answer, Client, Options, World, eventually};
+use qvd_core::VmId;
+use qvd_core::auth::{Attempt, AuthError, Authenticator, Chain, Identity, Login, Verdict};
+use qvd_core::state::UserState;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::Semaphore;
+
+use crate::support::{Answer, Client, Options, PASSWORD, World, basic, eventually, request, soon};
 
 #[tokio::test]
 async fn row_117_a_stop_tells_health_checks_closes_the_idle_and_lets_desktops_live() {
@@ -20,6 +26,11 @@ async fn row_117_a_stop_tells_health_checks_closes_the_idle_and_lets_desktops_li
     let mut late = world.client().await;
     let answer = late.ask("/qvd/ping", &[]).await;
     assert_eq!((answer.status(), answer.body.as_str()), (503, "Server is stopping"));
+    // One that comes late and has nothing to say is not waited for.
+    let mut silent = world.client().await;
+    let begun = Instant::now();
+    silent.expect_end().await;
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
     eventually("the port is given up", async || tokio::net::TcpStream::connect(world.address).await.is_err())
         .await;
     session.write_all(b"still here").await.unwrap();
@@ -30,6 +41,92 @@ async fn row_117_a_stop_tells_health_checks_closes_the_idle_and_lets_desktops_li
     world.stopped().await;
     assert_eq!(world.row().await.user_state, UserState::Disconnected);
     assert_eq!(world.counts().await.short_sessions, 1, "counters are written before the end");
+}
+
+/// Never comes back to Bob's logins and to anybody's connects.
+#[derive(Debug)]
+struct Stuck {
+    asked: Semaphore,
+}
+
+#[async_trait::async_trait]
+impl Authenticator for Stuck {
+    fn name(&self) -> &str {
+        "stuck"
+    }
+
+    async fn authenticate(&self, attempt: &Attempt) -> Result<Verdict, AuthError> {
+        if attempt.login == "bob" {
+            return self.hang().await;
+        }
+        Ok(Verdict::Accepted(Login::default()))
+    }
+
+    async fn before_connect(&self, _: &Identity, _: VmId) -> Result<(), AuthError> {
+        self.hang().await
+    }
+}
+
+impl Stuck {
+    async fn hang<T>(&self) -> T {
+        self.asked.add_permits(1);
+        std::future::pending().await
+    }
+
+    async fn is_asked(&self) {
+        soon(self.asked.acquire()).await.unwrap().forget();
+    }
+}
+
+#[tokio::test]
+async fn row_117_a_connect_in_flight_is_refused_when_sessions_are_ended() {
+    let plugin = Arc::new(Stuck { asked: Semaphore::new(0) });
+    let chain = Chain::builder().plugin(plugin.clone()).build();
+    let mut world = World::with(Options { chain: Some(chain), ..Options::default() }).await;
+    let _desktop = world.running().await;
+    // One has the row, another is not known to be a session yet.
+    let mut holding = world.connecting().await;
+    plugin.is_asked().await;
+    let mut checked = world.client().await;
+    let auth = basic("bob", PASSWORD);
+    let upgrade = [auth.as_str(), "Connection: Upgrade\r\n", "Upgrade: QVD/1.0\r\n"];
+    checked.send(request(&format!("/qvd/connect_to_vm?id={}", world.vm), &upgrade)).await;
+    plugin.is_asked().await;
+    world.stop();
+    world.handle.end_sessions();
+    let (_, answer) = holding.refused().await;
+    assert_eq!(
+        answer.body,
+        "The requested virtual machine is not available: Server is stopping, retry later"
+    );
+    holding.expect_end().await;
+    let answer = checked.response().await;
+    assert_eq!((answer.status(), answer.body.as_str()), (503, "Server is stopping"));
+    checked.expect_end().await;
+    world.stopped().await;
+    assert_eq!(world.row().await.user_state, UserState::Disconnected);
+}
+
+#[tokio::test]
+async fn row_117_no_wait_of_a_connection_outlives_the_end_of_the_sessions() {
+    let mut world = World::new().await;
+    let _desktop = world.running().await;
+    // Waits for a machine that nobody stops, for 270 s.
+    let mut stopping = world.client().await;
+    let auth = basic("alice", PASSWORD);
+    stopping.send(request(&format!("/qvd/stop_vm?id={}", world.vm), &[&auth])).await;
+    assert!(stopping.text().await.contains("Stopping virtual machine"));
+    // Never says hello; the handshake may take 30 s.
+    let mut mute = tokio::net::TcpStream::connect(world.address).await.unwrap();
+    eventually("accepted", async || world.handle.metrics().connections == 2).await;
+    world.stop();
+    world.handle.end_sessions();
+    let begun = Instant::now();
+    let (_, answer) = stopping.refused().await;
+    assert_eq!((answer.status(), answer.body.as_str()), (503, "Server is stopping"));
+    assert_eq!(soon(mute.read(&mut [0; 8])).await.unwrap(), 0);
+    world.stopped().await;
+    assert!(begun.elapsed() < Duration::from_secs(8), "nothing had to be cut: {:?}", begun.elapsed());
 }
 
 #[tokio::test]

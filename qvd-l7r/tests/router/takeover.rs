@@ -35,6 +35,22 @@ async fn row_65_the_second_client_wins_and_the_first_stream_is_closed() {
 }
 
 #[tokio::test]
+async fn row_68_a_stream_that_is_aborted_ends_although_the_row_cannot_be_given_back() {
+    let mut world = World::new().await;
+    let mut desktop = world.running().await;
+    let mut client = world.connecting().await;
+    client.switched().await;
+    desktop.session().await;
+    world.db.close().await;
+    let begun = Instant::now();
+    world.stop();
+    world.handle.end_sessions();
+    client.expect_end().await;
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    world.stopped().await;
+}
+
+#[tokio::test]
 async fn row_65_the_second_client_may_come_through_another_router() {
     let world = World::new().await;
     let mut desktop = world.running().await;

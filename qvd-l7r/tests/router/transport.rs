@@ -4,7 +4,12 @@ use std::sync::Arc;
 
 use qvd_core::Secret;
 use qvd_db::SslMaterial;
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, IsCa, KeyPair,
+    KeyUsagePurpose, RevokedCertParams,
+};
 use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::PrivateKeyDer;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -45,34 +50,100 @@ async fn row_37_nothing_below_tls_1_2_is_spoken() {
     eventually("counted", async || world.handle.metrics().handshake_failures_total == 1).await;
 }
 
-#[tokio::test]
-async fn row_38_without_the_certificate_that_is_required_nothing_is_spoken() {
-    // Any certificate serves as the authority: the client has none at all.
-    let db = qvd_db::Db::open(&qvd_db::Backend::SqliteMemory).await.unwrap();
+/// An authority that vouches for clients.
+struct Authority(CertifiedIssuer<'static, KeyPair>);
+
+impl Authority {
+    fn new(name: &str) -> Self {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(rcgen::DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
+    }
+
+    /// A client with the certificate of this number.
+    fn client(&self, number: u64) -> rustls::ClientConfig {
+        let mut params = CertificateParams::new(["somebody".to_owned()]).unwrap();
+        params.serial_number = Some(number.into());
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &self.0).unwrap();
+        let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+        rustls::ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .dangerous()
+            .with_custom_certificate_verifier(crate::support::believer())
+            .with_client_auth_cert(vec![certificate.der().clone()], key)
+            .unwrap()
+    }
+
+    /// The list of revoked certificates, with one.
+    fn list(&self, revoked: u64) -> String {
+        let day = |year| rcgen::date_time_ymd(year, 1, 1);
+        let revoked = RevokedCertParams {
+            serial_number: revoked.into(),
+            revocation_time: day(2020),
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let list = CertificateRevocationListParams {
+            this_update: day(2020),
+            next_update: day(2100),
+            crl_number: 1.into(),
+            issuing_distribution_point: None,
+            revoked_certs: vec![revoked],
+            key_identifier_method: rcgen::KeyIdMethod::Sha256,
+        };
+        list.signed_by(&self.0).unwrap().pem().unwrap()
+    }
+}
+
+/// A world whose router wants certificates of this authority.
+async fn demanding(authority: &Authority, crl: Option<String>) -> World {
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-    let material = SslMaterial {
+    let ssl = SslMaterial {
         cert: Some(made.cert.pem()),
         key: Some(Secret::new(made.signing_key.serialize_pem())),
-        ca: Some(made.cert.pem()),
-        crl: None,
+        ca: Some(authority.0.pem()),
+        crl,
     };
-    db.config().set_ssl(&material).await.unwrap();
-    let run = tempfile::tempdir().unwrap();
-    let config = qvd_core::config::Config::builder()
-        .set("path.run", run.path().display().to_string())
-        .set("l7r.client.cert.require", "1")
-        .build()
-        .unwrap();
-    let router = qvd_l7r::Router::builder(db, "node1").config(config).listen(([127, 0, 0, 1], 0).into());
-    let router = router.build().unwrap().bind().await.unwrap();
-    let address = router.local_addr();
-    let serving = tokio::spawn(router.serve(std::future::pending()));
-    if let Ok(mut client) = Client::try_connect(address, self::config(&[])).await {
-        // With TLS 1.3 the client learns of the refusal behind its own Finished.
-        client.send("GET /qvd/ping HTTP/1.1\r\n\r\n").await;
-        assert_eq!(client.record().await, None);
+    World::with(Options { ssl: Some(ssl), ..Options::default() }.set("l7r.client.cert.require", "1")).await
+}
+
+/// Whether a client is spoken to. With TLS 1.3 it learns of a refusal behind its own Finished.
+async fn is_served(world: &World, config: rustls::ClientConfig) -> bool {
+    let Ok(mut client) = Client::try_connect(world.address, config).await else { return false };
+    client.send("GET /qvd/ping HTTP/1.1\r\n\r\n").await;
+    client.record().await.is_some()
+}
+
+#[tokio::test]
+async fn row_38_without_the_certificate_that_is_required_nothing_is_spoken() {
+    let (ours, other) = (Authority::new("ours"), Authority::new("other"));
+    let world = demanding(&ours, None).await;
+    let right = ours.client(7);
+    for _ in 0..2 {
+        let mut client = Client::try_connect(world.address, right.clone()).await.unwrap();
+        assert_eq!(client.ask("/qvd/ping", &[]).await.status(), 200);
+        let kind = client.tls().handshake_kind();
+        assert_eq!(kind, Some(rustls::HandshakeKind::Full), "the certificate is looked at each time");
     }
-    serving.abort();
+    let before = world.handle.metrics();
+    assert!(!is_served(&world, config(&[])).await, "no certificate");
+    assert!(!is_served(&world, other.client(7)).await, "somebody else's");
+    eventually("refused", async || world.handle.metrics().handshake_failures_total == 2).await;
+    assert_eq!(world.handle.metrics().requests_total, before.requests_total);
+}
+
+#[tokio::test]
+async fn where_there_are_revocation_lists_a_certificate_must_be_on_the_good_side_of_one() {
+    let (ours, other) = (Authority::new("ours"), Authority::new("other"));
+    let world = demanding(&ours, Some(ours.list(7))).await;
+    assert!(!is_served(&world, ours.client(7)).await, "revoked");
+    assert!(is_served(&world, ours.client(8)).await);
+    let world = demanding(&ours, Some(other.list(7))).await;
+    assert!(!is_served(&world, ours.client(8)).await, "no list says anything of it");
 }
 
 #[tokio::test]

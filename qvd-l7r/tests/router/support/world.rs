@@ -10,7 +10,7 @@ use qvd_core::model::VmRuntime;
 use qvd_core::state::{HostState, UserState, VmState};
 use qvd_core::units::Mebibytes;
 use qvd_core::{HostId, OsfId, RunId, TenantId, UserId, VmId};
-use qvd_db::{Backend, Claimant, Db, Guard, HostCounts, NewHost, NewOsf, NewVm, TakeOver};
+use qvd_db::{Backend, Claimant, Db, Guard, HostCounts, NewHost, NewOsf, NewVm, SslMaterial, TakeOver};
 use qvd_l7r::{Fingerprint, Router, RouterHandle};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -29,6 +29,10 @@ pub(crate) struct Options {
     pub(crate) unregistered: bool,
     /// Other authenticators.
     pub(crate) chain: Option<Chain>,
+    /// Certificates that are stored before the router starts.
+    pub(crate) ssl: Option<SslMaterial>,
+    /// The delay behind a first failed login, instead of next to none.
+    pub(crate) failed_login_delay: Option<Duration>,
 }
 
 impl Options {
@@ -63,6 +67,9 @@ impl World {
     pub(crate) async fn with(options: Options) -> Self {
         super::log::listen();
         let db = Db::open(&Backend::SqliteMemory).await.unwrap();
+        if let Some(material) = &options.ssl {
+            db.config().set_ssl(material).await.unwrap();
+        }
         let (host, incarnation) = running_host(&db, "node1").await;
         let alice = user(&db, "alice").await;
         let osf = NewOsf {
@@ -78,7 +85,8 @@ impl World {
         let dir = tempfile::tempdir().unwrap();
         let config = config(&dir, &options);
         let name = if options.unregistered { "nobody" } else { "node1" };
-        let router = start(&db, name, &config, options.chain).await;
+        let delay = options.failed_login_delay.unwrap_or(NEXT_TO_NONE);
+        let router = start(&db, name, &config, options.chain, delay).await;
         Self {
             db,
             host,
@@ -98,7 +106,7 @@ impl World {
 
     /// A second router of the same node.
     pub(crate) async fn second_router(&self) -> Serving {
-        start(&self.db, "node1", &self.config, None).await
+        start(&self.db, "node1", &self.config, None, NEXT_TO_NONE).await
     }
 
     pub(crate) async fn client(&self) -> Client {
@@ -277,11 +285,13 @@ fn config(dir: &tempfile::TempDir, options: &Options) -> Config {
     builder.build().unwrap()
 }
 
-async fn start(db: &Db, name: &str, config: &Config, chain: Option<Chain>) -> Serving {
+const NEXT_TO_NONE: Duration = Duration::from_millis(5);
+
+async fn start(db: &Db, name: &str, config: &Config, chain: Option<Chain>, delay: Duration) -> Serving {
     let mut builder = Router::builder(db.clone(), name)
         .config(config.clone())
         .listen(([127, 0, 0, 1], 0).into())
-        .failed_login_delay(Duration::from_millis(5))
+        .failed_login_delay(delay)
         .stop_notice(Duration::from_millis(300));
     if let Some(chain) = chain {
         builder = builder.authenticators(chain);
