@@ -344,9 +344,10 @@ impl Shell {
         }
         // A read that nobody polls any more may hold the connection that this one needs.
         self.effect = None;
-        match self.shared.db.vms().runtime(self.request.vm.id).await {
-            Ok(Some(row)) if row.vm_state == VmState::Stopped => Reason::NotStarted,
-            Ok(_) | Err(_) => reason,
+        let look = self.shared.db.vms();
+        match tokio::time::timeout(DATABASE_LIMIT, look.runtime(self.request.vm.id)).await {
+            Ok(Ok(Some(row))) if row.vm_state == VmState::Stopped => Reason::NotStarted,
+            Ok(Ok(_) | Err(_)) | Err(_) => reason,
         }
     }
 
@@ -421,7 +422,7 @@ impl Shell {
         let settle = async move {
             // A write on its way could land behind the giving back.
             if let Some(write) = write
-                && tokio::time::timeout(WRITE_LIMIT, write).await.is_err()
+                && tokio::time::timeout(DATABASE_LIMIT, write).await.is_err()
             {
                 // It may land even later. Dropped as it is, the ticket leaves the row owed, and it is given back
                 // once more in a while.
@@ -470,5 +471,6 @@ fn later_wins(pairs: Params) -> Params {
 /// How long an agent may take to hear that nobody comes; whoever comes next waits for it.
 const CALL_OFF_LIMIT: Duration = Duration::from_secs(2);
 
-/// How long the end of a connect waits for a write of its own that is still on its way.
-const WRITE_LIMIT: Duration = Duration::from_secs(5);
+/// How long the end of a connect waits for the database: for a write of its own that is still on its way, or for the
+/// reason that it is told of.
+const DATABASE_LIMIT: Duration = Duration::from_secs(5);
