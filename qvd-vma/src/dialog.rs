@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::getppid;
 
+use crate::session_exec;
+
 /// Name under which the agent's program does this.
 pub const PROGRAM: &str = "nxdiag";
 
@@ -28,7 +30,7 @@ pub(crate) fn program(configured: Option<&str>, own_program: &Path, dir: &Path) 
         return Some(path.to_owned());
     }
     // Only this program knows what to do under that name.
-    if own_program.file_name().is_none_or(|name| name != "qvd-vma") {
+    if !session_exec::is_known_to(own_program) {
         return None;
     }
     let link: PathBuf = dir.join(PROGRAM);

@@ -25,11 +25,15 @@ mod long_path;
 #[cfg(feature = "agent")]
 mod process_group;
 #[cfg(feature = "agent")]
+mod process_tree;
+#[cfg(feature = "agent")]
 pub mod provision;
 #[cfg(feature = "agent")]
 pub mod rpc;
 #[cfg(feature = "agent")]
 pub mod session_exec;
+#[cfg(feature = "agent")]
+mod session_keeper;
 #[cfg(feature = "agent")]
 pub mod settings;
 #[cfg(feature = "agent")]

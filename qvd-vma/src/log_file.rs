@@ -1,29 +1,99 @@
 //! Log files of the programs that the agent runs: appended to, bounded, a dated line at each opening.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, PipeWriter, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Opens a log file for appending. One that has grown large is put aside first, replacing what was aside.
+use tokio::io::AsyncReadExt;
+use tokio::net::unix::pipe;
+
+/// Opens a log file for appending, for one short-lived program. One that has grown large is put aside first,
+/// replacing what was aside.
 pub(crate) fn open(path: &Path) -> io::Result<File> {
-    if let Some(dir) = path.parent() {
-        fs::create_dir_all(dir)?;
+    LogFile::open(path).map(|log| log.file)
+}
+
+/// A log file whose bound holds while it is written too.
+#[derive(Debug)]
+pub(crate) struct LogFile {
+    path: PathBuf,
+    file: File,
+    /// Bytes in it, as far as they are known to us.
+    size: u64,
+    most: u64,
+}
+
+impl LogFile {
+    /// Opens it for appending, with a dated line.
+    pub(crate) fn open(path: &Path) -> io::Result<Self> {
+        Self::with_limit(path, LARGE)
     }
-    if fs::metadata(path).is_ok_and(|m| m.is_file() && m.len() > LARGE) {
-        let mut aside = path.as_os_str().to_owned();
-        aside.push(".1");
-        fs::rename(path, aside)?;
+
+    fn with_limit(path: &Path, most: u64) -> io::Result<Self> {
+        if let Some(dir) = path.parent() {
+            fs::create_dir_all(dir)?;
+        }
+        // Only a plain file can be put aside.
+        let before = fs::metadata(path).map_or(0, |m| if m.is_file() { m.len() } else { 0 });
+        if before > most {
+            put_aside(path)?;
+        }
+        let (file, size) = begin(path)?;
+        Ok(Self { path: path.to_owned(), file, size, most })
     }
+
+    /// Appends; begins anew when it has grown large.
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.size += bytes.len() as u64;
+        if self.size > self.most && self.file.metadata()?.is_file() {
+            put_aside(&self.path)?;
+            let (file, size) = begin(&self.path)?;
+            (self.file, self.size) = (file, size + bytes.len() as u64);
+        }
+        self.file.write_all(bytes)
+    }
+}
+
+/// The end of a pipe for a program that writes as long and as much as it likes; the other end is read until the
+/// last writer is gone. It must be called on a tokio runtime.
+pub(crate) fn bounded(path: &Path) -> io::Result<PipeWriter> {
+    let mut log = LogFile::open(path)?;
+    let (reader, writer) = io::pipe()?;
+    let mut output = pipe::Receiver::from_owned_fd(OwnedFd::from(reader))?;
+    tokio::spawn(async move {
+        let mut chunk = vec![0; 16 << 10];
+        let mut complained = false;
+        while let Ok(count @ 1..) = output.read(&mut chunk).await {
+            // A full disk is no reason to stop the program.
+            if let Err(error) = log.write(&chunk[..count])
+                && !std::mem::replace(&mut complained, true)
+            {
+                tracing::warn!(path = %log.path.display(), %error, "cannot write a log");
+            }
+        }
+    });
+    Ok(writer)
+}
+
+/// Bytes that a log may have before it is put aside.
+const LARGE: u64 = 8 << 20;
+
+fn begin(path: &Path) -> io::Result<(File, u64)> {
     let mut file = OpenOptions::new().append(true).create(true).mode(0o640).open(path)?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     writeln!(file, "--- {}", date(now))?;
-    Ok(file)
+    let size = file.metadata()?.len();
+    Ok((file, size))
 }
 
-/// Bytes from which on a log is put aside at its next opening.
-const LARGE: u64 = 8 << 20;
+fn put_aside(path: &Path) -> io::Result<()> {
+    let mut aside = path.as_os_str().to_owned();
+    aside.push(".1");
+    fs::rename(path, aside)
+}
 
 /// Seconds since 1970 as `YYYY-MM-DD hh:mm:ss UTC`.
 fn date(seconds: u64) -> String {
@@ -63,5 +133,37 @@ mod tests {
         drop(open(&path).unwrap());
         assert!(fs::metadata(&path).unwrap().len() < 100);
         assert!(dir.path().join("deep/x.log.1").exists());
+    }
+
+    #[test]
+    fn a_log_that_never_ends_takes_the_room_of_two() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.log");
+        let mut log = LogFile::with_limit(&path, 1000).unwrap();
+        for _ in 0..100 {
+            log.write(&[b'x'; 99]).unwrap();
+        }
+        log.write(b"last").unwrap();
+        let size = |name: &str| fs::metadata(dir.path().join(name)).unwrap().len();
+        assert!(size("x.log") <= 1000 && size("x.log.1") <= 1000);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
+        assert!(fs::read(&path).unwrap().ends_with(b"xlast"));
+        LogFile::with_limit(Path::new("/dev/null"), 0).unwrap().write(b"not a file").unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_program_writes_until_its_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.log");
+        let writer = bounded(&path).unwrap();
+        let mut program =
+            std::process::Command::new("/bin/echo").arg("words").stdout(writer).spawn().unwrap();
+        program.wait().unwrap();
+        let written = async {
+            while !fs::read_to_string(&path).unwrap().ends_with("words\n") {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(std::time::Duration::from_secs(20), written).await.unwrap();
     }
 }

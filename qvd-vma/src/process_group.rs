@@ -2,20 +2,25 @@
 
 use std::io;
 use std::os::unix::process::ExitStatusExt;
-use std::process::ExitStatus;
+use std::process::{ExitStatus, Stdio};
 
 use nix::errno::Errno;
-use nix::sys::signal::{Signal, killpg};
+use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
-use tokio::process::{Child, Command};
+use tokio::process::{Child, ChildStdin, Command};
 
-/// A child that leads its own process group. Dropping it kills the group, unless it was
-/// [left alone](Self::release).
+use crate::process_tree;
+use crate::xsession::user_command::UserCommand;
+
+/// A child that leads its own process group. Dropping it ends it, unless it was [left alone](Self::release): it
+/// kills the group, or lets go of a child that ends by itself then, with more than its group.
 #[derive(Debug)]
 pub(crate) struct GroupChild {
     child: Child,
     group: Pid,
     armed: bool,
+    /// What keeps it running: its end is the child's.
+    hold: Option<ChildStdin>,
 }
 
 impl GroupChild {
@@ -23,7 +28,17 @@ impl GroupChild {
     pub(crate) fn spawn(command: &mut Command) -> io::Result<Self> {
         let child = command.process_group(0).spawn()?;
         let pid = child.id().and_then(|id| i32::try_from(id).ok()).unwrap_or_default();
-        Ok(Self { child, group: Pid::from_raw(pid), armed: pid > 1 })
+        Ok(Self { child, group: Pid::from_raw(pid), armed: pid > 1, hold: None })
+    }
+
+    /// Starts a program of the session's user, which reads nothing.
+    pub(crate) fn spawn_user(user: &UserCommand, command: &mut Command) -> io::Result<Self> {
+        if !user.kept {
+            return Self::spawn(command.stdin(Stdio::null()));
+        }
+        let mut started = Self::spawn(command.stdin(Stdio::piped()))?;
+        started.hold = started.child.stdin.take();
+        Ok(started)
     }
 
     /// The leader's process id, which is the group's.
@@ -36,6 +51,15 @@ impl GroupChild {
         self.child.wait().await
     }
 
+    /// Asks it to end: by letting go of it, else by SIGTERM to its group. Whether there is anything to wait for.
+    pub(crate) fn ask_to_end(&mut self) -> bool {
+        // One that was waited for has ended, and has left nothing behind when it was held.
+        match self.hold.take() {
+            Some(_) => self.child.id().is_some(),
+            None => signal_group(self.group, Signal::SIGTERM),
+        }
+    }
+
     /// What is left of the group is not ended with this value.
     pub(crate) fn release(&mut self) {
         self.armed = false;
@@ -44,8 +68,37 @@ impl GroupChild {
 
 impl Drop for GroupChild {
     fn drop(&mut self) {
-        if self.armed {
+        if self.armed && self.hold.is_none() {
             signal_group(self.group, Signal::SIGKILL);
+        }
+    }
+}
+
+/// A process that is nobody's child here, told apart from another one that gets its number later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Identity {
+    pid: Pid,
+    started: Option<u64>,
+}
+
+impl Identity {
+    /// The process that has this number now.
+    pub(crate) fn of(pid: Pid) -> Self {
+        Self { pid, started: process_tree::started(pid.as_raw()) }
+    }
+
+    pub(crate) fn pid(self) -> Pid {
+        self.pid
+    }
+
+    /// Sends it a signal; one that is gone already is no failure. Never a group, never everybody.
+    pub(crate) fn signal(self, signal: Signal) {
+        if self.pid.as_raw() <= 1 || self.started != process_tree::started(self.pid.as_raw()) {
+            tracing::debug!(pid = %self.pid, %signal, "the process to signal is gone");
+            return;
+        }
+        if let Err(error) = kill(self.pid, signal) {
+            tracing::debug!(pid = %self.pid, %signal, %error, "a process was not signalled");
         }
     }
 }
@@ -75,5 +128,21 @@ pub(crate) fn describe(status: ExitStatus) -> String {
             Err(_) => format!("killed by signal {signal}"),
         },
         (None, None) => "ended".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_number_that_went_to_another_process_is_not_signalled() {
+        let mut child = GroupChild::spawn(Command::new("/bin/sleep").arg("100")).unwrap();
+        let right = Identity::of(child.pid());
+        let wrong = Identity { started: right.started.map(|at| at + 1), ..right };
+        wrong.signal(Signal::SIGKILL);
+        assert!(child.child.try_wait().unwrap().is_none());
+        right.signal(Signal::SIGKILL);
+        assert_eq!(describe(child.wait().await.unwrap()), "killed by SIGKILL");
     }
 }

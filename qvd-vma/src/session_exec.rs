@@ -1,12 +1,15 @@
 //! Becoming the session's user: a small program of its own between the agent and what the user runs.
 //!
 //! The agent starts itself again as `session-exec [OPTION…] -- PROGRAM [ARGUMENT…]`. That process takes on the
-//! account, goes to its directory and becomes PROGRAM. So no code ever runs between fork and exec, and the
-//! preloaded library reaches exactly one program.
+//! account, goes to its directory and becomes PROGRAM, or its parent (`--keep`). So no code ever runs between fork
+//! and exec, and the preloaded library reaches exactly one program.
+//!
+//! The session's environment is partly the user's own words. A process that has yet to take on the account must not
+//! obey them, nor may the loader that starts it: they come under other names ([`PREFIX`]) until the rights are gone.
 
-use std::convert::Infallible;
-use std::ffi::{CString, OsString};
+use std::ffi::{CString, OsStr, OsString};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -14,9 +17,22 @@ use std::process::Command;
 use nix::unistd::{Gid, Uid};
 
 use crate::account::Account;
+use crate::session_keeper;
+use crate::xsession::environment::Environment;
 
 /// Word that selects this mode of the agent's program.
 pub const SUBCOMMAND: &str = "session-exec";
+
+/// What the names of the session's variables begin with until the account is taken on.
+pub const PREFIX: &str = "QVD_SESSION_ENV_";
+
+/// File name of the agent's program: only under it other modes than the agent's are known.
+pub(crate) const PROGRAM: &str = "qvd-vma";
+
+/// Whether this is the agent's program, which knows [`SUBCOMMAND`].
+pub(crate) fn is_known_to(program: &Path) -> bool {
+    program.file_name().is_some_and(|name| name == PROGRAM)
+}
 
 /// What happens before a program takes over.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -25,8 +41,11 @@ pub struct SessionExec {
     pub account: Option<(String, u32, u32)>,
     /// Directory to go to, as that account.
     pub dir: Option<PathBuf>,
-    /// Library to preload into the program; without it none is.
+    /// Library to preload into the program, whatever its environment says.
     pub preload: Option<PathBuf>,
+    /// Stay as the program's parent, adopt what it starts, and end all of it when it ends or standard input is
+    /// closed.
+    pub keep: bool,
     /// The program with its arguments.
     pub command: Vec<String>,
 }
@@ -36,7 +55,7 @@ pub struct SessionExec {
 pub enum SessionExecError {
     /// Wrong arguments.
     #[error(
-        "usage: {SUBCOMMAND} [--user NAME --uid N --gid N] [--dir DIR] [--preload FILE] -- PROGRAM…: {0}"
+        "usage: {SUBCOMMAND} [--user NAME --uid N --gid N] [--dir DIR] [--preload FILE] [--keep] -- PROGRAM…: {0}"
     )]
     Usage(String),
     /// The account could not be taken on.
@@ -73,7 +92,15 @@ impl SessionExec {
     pub fn in_home_of(account: &Account, command: Vec<String>) -> Self {
         let other =
             (!account.is_own()).then(|| (account.name.clone(), account.uid.as_raw(), account.gid.as_raw()));
-        Self { account: other, dir: Some(account.home.clone()), preload: None, command }
+        Self { account: other, dir: Some(account.home.clone()), command, ..Self::default() }
+    }
+
+    /// The environment to start [`command_line`](Self::command_line) with so that the program has `environment`.
+    pub fn environment(&self, environment: &Environment) -> Environment {
+        if self.account.is_none() {
+            return environment.clone();
+        }
+        environment.iter().map(|(name, value)| (format!("{PREFIX}{name}"), value.clone())).collect()
     }
 
     /// The command line that makes `program` (the agent's own) do this.
@@ -88,6 +115,9 @@ impl SessionExec {
         }
         if let Some(preload) = &self.preload {
             words.extend(["--preload".into(), preload.into()]);
+        }
+        if self.keep {
+            words.push("--keep".into());
         }
         words.push("--".into());
         words.extend(self.command.iter().map(OsString::from));
@@ -131,6 +161,10 @@ impl SessionExec {
             if option == "--" {
                 break;
             }
+            if option == "--keep" {
+                read.keep = true;
+                continue;
+            }
             let value = arguments.next().ok_or_else(|| usage("an option lacks its value"))?;
             let text = || value.to_str().ok_or_else(|| usage("a value is not text"));
             let number = || text()?.parse::<u32>().map_err(|_| usage("an id is not a number"));
@@ -154,12 +188,17 @@ impl SessionExec {
         if read.command.is_empty() { Err(usage("no program")) } else { Ok(read) }
     }
 
-    /// Does it; comes back only with a failure.
+    /// Does it. Comes back with the program's exit status when it stayed as the parent, else only with a failure.
     ///
     /// # Errors
     ///
     /// All but [`SessionExecError::Usage`].
-    pub fn run(self) -> Result<Infallible, SessionExecError> {
+    pub fn run(self) -> Result<u8, SessionExecError> {
+        let variables = std::env::vars_os();
+        let environment: Vec<(OsString, OsString)> = match &self.account {
+            None => variables.collect(),
+            Some(_) => variables.filter_map(|(name, value)| Some((own_name(&name)?, value))).collect(),
+        };
         if let Some((name, uid, gid)) = self.account {
             become_user(&name, uid, gid).map_err(|source| SessionExecError::Become { name, source })?;
         }
@@ -168,14 +207,19 @@ impl SessionExec {
         }
         let program = &self.command[0];
         let mut command = Command::new(program);
-        command.args(&self.command[1..]);
-        match &self.preload {
-            Some(library) => command.env("LD_PRELOAD", library),
-            None => command.env_remove("LD_PRELOAD"),
-        };
-        let source = command.exec();
-        Err(SessionExecError::Exec { program: program.clone(), source })
+        command.args(&self.command[1..]).env_clear().envs(environment);
+        if let Some(library) = &self.preload {
+            command.env("LD_PRELOAD", library);
+        }
+        let done = if self.keep { session_keeper::run(&mut command) } else { Err(command.exec()) };
+        done.map_err(|source| SessionExecError::Exec { program: program.clone(), source })
     }
+}
+
+/// The name that a variable of the session has in the program; `None` for those of nobody's session.
+fn own_name(name: &OsStr) -> Option<OsString> {
+    let name = name.as_bytes().strip_prefix(PREFIX.as_bytes())?;
+    Some(OsStr::from_bytes(name).to_owned())
 }
 
 /// Groups first, the user last: afterwards there is no right to change any of them.
@@ -201,6 +245,7 @@ mod tests {
             account: Some(("ana".into(), 1000, 1001)),
             dir: Some("/home/ana".into()),
             preload: Some("/run/guard.so".into()),
+            keep: true,
             command: vec!["/usr/bin/nxagent".into(), "--".into(), ":100".into()],
         };
         let words = meant.command_line(Path::new("/usr/bin/qvd-vma"));

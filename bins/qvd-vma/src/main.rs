@@ -2,7 +2,6 @@
 
 #![forbid(unsafe_code)]
 
-use std::convert::Infallible;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -13,7 +12,7 @@ use qvd_core::config::Config;
 use qvd_vma::agent;
 use qvd_vma::dialog;
 use qvd_vma::rpc::Listener;
-use qvd_vma::session_exec::{SessionExec, SessionExecError};
+use qvd_vma::session_exec::SessionExec;
 use qvd_vma::settings::Settings;
 
 /// The agent inside a QVD virtual machine: serves the calls of routers and hosts, runs the user's desktop.
@@ -57,12 +56,10 @@ fn main() -> ExitCode {
     }
 }
 
-/// Before any thread exists: this process becomes another program.
+/// Before any thread exists: this process becomes another program, or its parent.
 fn become_program(arguments: Vec<std::ffi::OsString>) -> ExitCode {
-    let ran: Result<Infallible, SessionExecError> =
-        SessionExec::from_arguments(arguments).and_then(SessionExec::run);
-    match ran {
-        Ok(never) => match never {},
+    match SessionExec::from_arguments(arguments).and_then(SessionExec::run) {
+        Ok(status) => ExitCode::from(status),
         Err(error) => report("qvd-vma session-exec", &error),
     }
 }

@@ -216,6 +216,45 @@ fn a_program_is_run_with_its_library_and_in_its_directory() {
     assert!(said(&output).contains("usage"), "{}", said(&output));
 }
 
+/// A kept program that leaves a process of another session and group behind, and the process id of that.
+fn kept(stubborn: &str, then: &str) -> (Child, i32) {
+    let leaves = format!("setsid sh -c '{stubborn} echo $$; exec sleep 1000 >/dev/null' &");
+    let mut keeper = Command::new(PROGRAM)
+        .args(["session-exec", "--keep", "--", "sh", "-c", &format!("{leaves} {then}")])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(keeper.stdout.as_mut().unwrap()), &mut line)
+        .unwrap();
+    (keeper, line.trim().parse().unwrap())
+}
+
+#[test]
+fn nothing_that_left_a_kept_program_outlives_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let go = dir.path().join("go");
+    let wait = format!("while [ ! -e '{}' ]; do sleep 0.01; done; exit 7", go.display());
+    let (mut keeper, left) = kept("", &wait);
+    // Waiting closes it, which would be the end.
+    let _held = keeper.stdin.take();
+    assert!(runs(left));
+    fs::write(go, "").unwrap();
+    assert_eq!(keeper.wait().unwrap().code(), Some(7));
+    assert!(!runs(left));
+}
+
+#[test]
+fn a_kept_program_ends_with_whoever_holds_its_input() {
+    let (mut keeper, left) = kept("trap \"\" TERM;", "exec sleep 1000");
+    assert!(runs(left));
+    // What the kernel does for a holder that is killed, too.
+    drop(keeper.stdin.take());
+    keeper.wait().unwrap();
+    assert!(!runs(left));
+}
+
 #[test]
 fn another_account_is_taken_on_for_good() {
     let nobody = nix::unistd::User::from_name("nobody").unwrap();
@@ -226,13 +265,17 @@ fn another_account_is_taken_on_for_good() {
     let (uid, gid) = (nobody.uid.to_string(), nobody.gid.to_string());
     let output = Command::new(PROGRAM)
         .args(["session-exec", "--user", "nobody", "--uid", &uid, "--gid", &gid, "--dir", "/", "--"])
-        .args(["sh", "-c", "id -u; id -g; id -G; grep Uid /proc/self/status"])
+        .args(["sh", "-c", "id -u; id -g; id -G; grep Uid /proc/self/status; echo \"[$SAID$LD_PRELOAD]\""])
+        // Only what was announced is the session's.
+        .envs([("QVD_SESSION_ENV_SAID", "yes"), ("QVD_SESSION_ENV_PATH", "/usr/bin:/bin")])
+        .env("SAID", "no")
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let lines: Vec<_> = text.lines().collect();
     assert_eq!(lines[..3], [uid.as_str(), gid.as_str(), gid.as_str()], "{text}");
     assert_eq!(lines[3].split_whitespace().skip(1).collect::<Vec<_>>(), [uid.as_str(); 4]);
+    assert_eq!(lines[4], "[yes]");
 }
 
 #[tokio::test]
@@ -250,6 +293,13 @@ async fn a_session_of_another_account_runs_as_that_account() {
     let mut text = fs::read_to_string(place.path("vma.conf")).unwrap();
     text.push_str(&format!("vma.nxagent.listen = {}\n", place.path("nx/s").display()));
     fs::write(place.path("vma.conf"), text).unwrap();
+    // Words that only the user's own programs may obey: whatever starts them has more rights.
+    let home = place.path("home/nobody");
+    fs::create_dir_all(&home).unwrap();
+    fs::write(home.join(".qvd_environment"), "LD_PRELOAD=/nonexistent/evil.so\nMARK=mine\n").unwrap();
+    for path in [&home, &home.join(".qvd_environment")] {
+        nix::unistd::chown(path, Some(nobody.uid), Some(nobody.gid)).unwrap();
+    }
     let _agent = place.started().await;
     let client = place.client();
     let params = vec![("qvd.slave.key".to_owned(), "k3y".to_owned())];
@@ -266,6 +316,12 @@ async fn a_session_of_another_account_runs_as_that_account() {
     assert!(status.contains(&format!("Uid:\t{0}\t{0}\t{0}\t{0}", nobody.uid)), "{status}");
     let maps = fs::read_to_string(format!("/proc/{}/maps", pid.trim())).unwrap();
     assert!(maps.contains("nxagent-guard.so"));
+    let log = fs::read_to_string(place.path("log/qvd-nxagent.log")).unwrap();
+    assert!(!log.contains("evil.so"), "the loader of a process with root's rights obeyed the user: {log}");
+    let environment = fs::read(format!("/proc/{}/environ", pid.trim())).unwrap();
+    let environment = String::from_utf8(environment).unwrap();
+    assert!(environment.split('\0').any(|word| word == "MARK=mine"), "{environment}");
+    assert!(!environment.contains("QVD_SESSION_ENV_"), "{environment}");
     let key = fs::metadata(place.path("run/slave.conf")).unwrap();
     use std::os::unix::fs::MetadataExt;
     assert_eq!((key.uid(), key.mode() & 0o777), (nobody.uid.as_raw(), 0o400));

@@ -1,6 +1,5 @@
 //! `vnc_connect`: the connection becomes that of a VNC server on the session's display.
 
-use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::process::Stdio;
@@ -8,13 +7,12 @@ use std::process::Stdio;
 use qvd_core::proto::http1::{self, RequestHead};
 use qvd_core::state::XState;
 use tokio::io::AsyncWriteExt;
-use tokio::process::Command;
 
 use super::connection::{Stream, TEXT, respond};
 use super::methods::Methods;
 use crate::log_file;
-use crate::session_exec::SessionExec;
 use crate::xsession::prepare::Seat;
+use crate::xsession::user_command::UserCommand;
 
 pub(super) async fn serve(mut stream: Stream, head: &RequestHead, methods: &Methods) {
     let upgrade = head.headers.has_token("Connection", "Upgrade") && head.headers.has_token("Upgrade", "VNC");
@@ -62,14 +60,10 @@ async fn run(mut stream: Stream, seat: &Seat, methods: &Methods) -> io::Result<(
     let settings = &methods.context.settings;
     let mut words = settings.x11vnc.clone();
     words.extend(["-display".to_owned(), format!(":{}", seat.display), "-inetd".to_owned()]);
-    let words: Vec<OsString> = if seat.account.is_own() {
-        words.into_iter().map(OsString::from).collect()
-    } else {
-        SessionExec::in_home_of(&seat.account, words).command_line(&settings.own_program)
-    };
-    let log = log_file::open(&settings.log_dir.join("qvd-x11vnc.log"))?;
-    let mut server = Command::new(&words[0]);
-    server.args(&words[1..]).env_clear().envs(&seat.environment).stderr(log).kill_on_drop(true);
+    let user = UserCommand::new(&seat.account, words, &seat.environment, None, &settings.own_program);
+    let log = log_file::bounded(&settings.log_dir.join("qvd-x11vnc.log"))?;
+    let mut server = user.command().ok_or(io::ErrorKind::NotFound)?;
+    server.stderr(log).kill_on_drop(true);
     let mut server = server.stdin(Stdio::from(socket.try_clone()?)).stdout(Stdio::from(socket)).spawn()?;
     server.wait().await.map(drop)
 }

@@ -1,17 +1,17 @@
 //! The desktop's own program: which one it is, and its life in its own process group.
 
-use std::ffi::OsString;
-use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{ExitStatus, Stdio};
+use std::process::ExitStatus;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use tokio::process::{Child, Command};
+use tokio::time::Instant;
 
-use super::environment::Environment;
+use super::user_command::UserCommand;
+use crate::log_file;
 use crate::process_group::{GroupChild, signal_group};
+use crate::session_keeper;
 
 /// No program was found that could be a desktop.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -71,55 +71,39 @@ pub fn find_in(search_path: &str, program: &str) -> Option<PathBuf> {
     search_path.split(':').map(|dir| Path::new(dir).join(program)).find(|path| is_program(path))
 }
 
-/// A desktop that runs. Dropping it kills its process group.
+/// A desktop that runs. Dropping it ends it.
 #[derive(Debug)]
 pub struct RunningDesktop {
     leader: GroupChild,
-    _companions: Vec<Child>,
+    companions: Vec<GroupChild>,
 }
 
 impl RunningDesktop {
-    /// Starts `commands`, the first as the leader; their output goes to `log`.
+    /// Starts `commands`, the first as the leader; their output goes to the file `log`. It must be called on a
+    /// tokio runtime.
     ///
     /// # Errors
     ///
     /// Those of starting the first; a companion that cannot start is only logged.
-    pub fn start(
-        commands: &[Vec<OsString>],
-        environment: &Environment,
-        dir: Option<&Path>,
-        log: &File,
-    ) -> io::Result<Self> {
-        let prepare = |words: &[OsString]| -> io::Result<Command> {
-            let (program, arguments) = words.split_first().ok_or(io::ErrorKind::InvalidInput)?;
-            let mut command = Command::new(program);
-            command
-                .args(arguments)
-                .env_clear()
-                .envs(environment)
-                .stdin(Stdio::null())
-                .stdout(log.try_clone()?)
-                .stderr(log.try_clone()?);
-            if let Some(dir) = dir {
-                command.current_dir(dir);
-            }
-            Ok(command)
+    pub fn start(commands: &[UserCommand], log: &Path) -> io::Result<Self> {
+        let output = log_file::bounded(log)?;
+        let spawn = |user: &UserCommand| -> io::Result<GroupChild> {
+            let mut command = user.command().ok_or(io::ErrorKind::InvalidInput)?;
+            GroupChild::spawn_user(user, command.stdout(output.try_clone()?).stderr(output.try_clone()?))
         };
         let (first, rest) = commands.split_first().ok_or(io::ErrorKind::InvalidInput)?;
-        let leader = GroupChild::spawn(&mut prepare(first)?)?;
-        let group = leader.pid().as_raw();
-        let companion = |words: &Vec<OsString>| {
-            prepare(words).and_then(|mut command| command.process_group(group).spawn())
-        };
-        let _companions = rest
+        let leader = spawn(first)?;
+        let companions = rest
             .iter()
-            .filter_map(|words| {
-                companion(words)
-                    .inspect_err(|error| tracing::warn!(?words, %error, "cannot start beside the desktop"))
+            .filter_map(|user| {
+                spawn(user)
+                    .inspect_err(
+                        |error| tracing::warn!(words = ?user.words, %error, "cannot start beside the desktop"),
+                    )
                     .ok()
             })
             .collect();
-        Ok(Self { leader, _companions })
+        Ok(Self { leader, companions })
     }
 
     /// Waits for the desktop's end. Cancellation safe.
@@ -131,25 +115,32 @@ impl RunningDesktop {
         self.leader.wait().await
     }
 
-    /// Ends it with all that is in its process group: politely, then not.
-    pub async fn end(mut self) {
-        let group = self.leader.pid();
-        if !signal_group(group, Signal::SIGTERM) {
-            self.leader.release();
-            return;
+    /// Ends it with all that is in its process groups, or all that it ever started when it is
+    /// [kept](UserCommand::kept): politely, then not.
+    pub async fn end(self) {
+        let until = Instant::now() + GRACE + session_keeper::GRACE;
+        let mut ending: Vec<_> = [self.leader].into_iter().chain(self.companions).collect();
+        ending.retain_mut(|program| {
+            let waits = program.ask_to_end();
+            if !waits {
+                program.release();
+            }
+            waits
+        });
+        for mut program in ending {
+            // Without their display most have ended already.
+            let ended = async { drop(program.wait().await) };
+            if tokio::time::timeout_at(until, ended).await.is_err() {
+                tracing::info!("the desktop ignores SIGTERM and is killed");
+            }
+            signal_group(program.pid(), Signal::SIGKILL);
+            program.release();
         }
-        // Without their display most have ended already.
-        let leader = async { drop(self.leader.wait().await) };
-        if tokio::time::timeout(GRACE, leader).await.is_err() {
-            tracing::info!("the desktop ignores SIGTERM and is killed");
-        }
-        signal_group(group, Signal::SIGKILL);
-        self.leader.release();
     }
 }
 
-/// Between SIGTERM and SIGKILL.
-const GRACE: Duration = Duration::from_secs(3);
+/// Beyond the time that a keeper gives: the longest wait for the end of a program that was asked to end.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// What `command.x-session` is when nobody sets it.
 const DEFAULT: &str = "/etc/X11/Xsession";

@@ -17,3 +17,4 @@ pub mod output;
 pub mod prepare;
 mod session_files;
 pub mod task;
+pub mod user_command;

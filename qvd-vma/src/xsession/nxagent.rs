@@ -1,36 +1,23 @@
 //! nxagent as a child process: its launch up to the moment when it waits for its client, its words, its end.
 
 use std::collections::VecDeque;
-use std::ffi::OsString;
-use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::process::{ExitStatus, Stdio};
+use std::process::ExitStatus;
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
-use tokio::process::Command;
 use tokio::time::Instant;
 
-use super::environment::Environment;
 use super::output::{self, Line, Report};
-use crate::log_file;
-use crate::process_group::{GroupChild, describe};
-
-/// How to start an agent.
-#[derive(Clone, Debug)]
-pub struct AgentCommand {
-    /// Program and arguments.
-    pub words: Vec<OsString>,
-    /// The whole environment.
-    pub environment: Environment,
-    /// Directory to start in; `None` when the program goes there itself.
-    pub dir: Option<PathBuf>,
-}
+use super::session_files;
+use super::user_command::UserCommand;
+use crate::log_file::LogFile;
+use crate::process_group::{GroupChild, Identity, describe};
 
 /// Why no agent waits for a client.
 #[derive(Debug, thiserror::Error)]
@@ -79,17 +66,18 @@ pub enum AgentEvent {
 #[derive(Debug)]
 pub struct RunningAgent {
     child: GroupChild,
-    pid: Pid,
+    /// The agent itself: with a launcher in between it is not our child, nor in its group.
+    agent: Identity,
     output: pipe::Receiver,
     open: bool,
-    log: File,
+    log: LogFile,
     cutter: output::Lines,
     ready: VecDeque<Line>,
     last_words: String,
     ended: Option<(ExitStatus, Instant)>,
 }
 
-/// Starts an agent and waits until it waits for its client.
+/// Starts an agent and waits until it waits for its client. `pid_file` names it from the moment when it is known.
 ///
 /// # Cancellation
 ///
@@ -98,22 +86,31 @@ pub struct RunningAgent {
 /// # Errors
 ///
 /// [`LaunchError`]; nothing runs then.
-pub async fn launch(command: &AgentCommand, log: &Path) -> Result<RunningAgent, LaunchError> {
+pub async fn launch(command: &UserCommand, log: &Path, pid_file: &Path) -> Result<RunningAgent, LaunchError> {
     let log_error = |source| LaunchError::Log { path: log.to_owned(), source };
-    let log = log_file::open(log).map_err(log_error)?;
-    let program = command.words[0].to_string_lossy().into_owned();
+    let log = LogFile::open(log).map_err(log_error)?;
+    let program = command.words.first().map_or_else(String::new, |word| word.to_string_lossy().into_owned());
     let mut agent = spawn(command, log).map_err(|source| LaunchError::Spawn { program, source })?;
     let mut taken = false;
     loop {
         match agent.next().await {
-            // With a launcher in between the agent is not our child. Said before any other program runs.
-            AgentEvent::Line(Line::Pid(pid)) => agent.pid = Pid::from_raw(pid.cast_signed()),
+            // Said before any other program runs.
+            AgentEvent::Line(Line::Pid(pid)) => {
+                agent.agent = Identity::of(Pid::from_raw(pid.cast_signed()));
+                write_pid(pid_file, agent.pid());
+            }
             AgentEvent::Line(Line::DisplayTaken) => taken = true,
-            AgentEvent::Line(Line::Report(Report::Waiting)) => return Ok(agent),
+            AgentEvent::Line(Line::Report(Report::Waiting)) => {
+                write_pid(pid_file, agent.pid());
+                return Ok(agent);
+            }
             AgentEvent::Line(_) => {}
             AgentEvent::Gone(_) if taken => return Err(LaunchError::DisplayTaken),
             AgentEvent::Gone(status) => {
-                return Err(LaunchError::Ended { how: describe(status), last_words: agent.last_words });
+                return Err(LaunchError::Ended {
+                    how: describe(status),
+                    last_words: agent.last_words.clone(),
+                });
             }
         }
     }
@@ -122,7 +119,17 @@ pub async fn launch(command: &AgentCommand, log: &Path) -> Result<RunningAgent, 
 impl RunningAgent {
     /// Its process id.
     pub fn pid(&self) -> Pid {
-        self.pid
+        self.agent.pid()
+    }
+
+    /// Which process it is.
+    pub(super) fn identity(&self) -> Identity {
+        self.agent
+    }
+
+    /// Whether its end is that of a launcher, which does not tell how the agent itself ended.
+    pub(super) fn is_launched(&self) -> bool {
+        self.agent.pid() != self.child.pid()
     }
 
     /// Its last complaint, maybe empty.
@@ -165,7 +172,7 @@ impl RunningAgent {
     }
 
     fn take(&mut self, bytes: &[u8]) {
-        if let Err(error) = self.log.write_all(bytes) {
+        if let Err(error) = self.log.write(bytes) {
             tracing::warn!(%error, "cannot write the agent's log");
         }
         let (ready, last_words) = (&mut self.ready, &mut self.last_words);
@@ -179,35 +186,22 @@ impl RunningAgent {
     }
 }
 
-/// Sends a signal to an agent; one that is gone already is no failure.
-pub(super) fn signal(pid: Pid, signal: Signal) {
-    // Never a group, never everybody.
-    if pid.as_raw() > 1
-        && let Err(error) = kill(pid, signal)
-    {
-        tracing::debug!(%pid, %signal, %error, "the agent was not signalled");
+impl Drop for RunningAgent {
+    fn drop(&mut self) {
+        // The child ends with its group; what a launcher put elsewhere does not.
+        if self.is_launched() {
+            self.agent.signal(Signal::SIGKILL);
+        }
     }
 }
 
-fn spawn(command: &AgentCommand, log: File) -> io::Result<RunningAgent> {
+fn spawn(user: &UserCommand, log: LogFile) -> io::Result<RunningAgent> {
     let (reader, writer) = io::pipe()?;
     let output = pipe::Receiver::from_owned_fd(OwnedFd::from(reader))?;
-    let mut words = command.words.iter();
-    let program = words.next().ok_or(io::ErrorKind::InvalidInput)?;
-    let mut child = Command::new(program);
-    child
-        .args(words)
-        .env_clear()
-        .envs(&command.environment)
-        .stdin(Stdio::null())
-        .stdout(writer.try_clone()?)
-        .stderr(writer);
-    if let Some(dir) = &command.dir {
-        child.current_dir(dir);
-    }
-    let child = GroupChild::spawn(&mut child)?;
+    let mut command = user.command().ok_or(io::ErrorKind::InvalidInput)?;
+    let child = GroupChild::spawn_user(user, command.stdout(writer.try_clone()?).stderr(writer))?;
     Ok(RunningAgent {
-        pid: child.pid(),
+        agent: Identity::of(child.pid()),
         child,
         output,
         open: true,
@@ -217,6 +211,13 @@ fn spawn(command: &AgentCommand, log: File) -> io::Result<RunningAgent> {
         last_words: String::new(),
         ended: None,
     })
+}
+
+/// For people, and for the next life of this program.
+fn write_pid(path: &Path, pid: Pid) {
+    if let Err(error) = session_files::write(path, format!("{pid}\n").as_bytes(), 0o644, None) {
+        tracing::warn!(path = %path.display(), %error, "cannot write the agent's pid file");
+    }
 }
 
 async fn sleep_until(until: Option<Instant>) {
@@ -237,18 +238,20 @@ const LAST_WORDS: Duration = Duration::from_millis(200);
 mod tests {
     use super::*;
 
-    fn script(text: &str) -> AgentCommand {
-        AgentCommand {
-            words: ["/bin/sh", "-c", text].map(OsString::from).into(),
+    fn script(text: &str) -> UserCommand {
+        UserCommand {
+            words: ["/bin/sh", "-c", text].map(Into::into).into(),
             environment: [("PATH".to_owned(), "/usr/bin:/bin".to_owned())].into(),
             dir: None,
+            kept: false,
         }
     }
 
     async fn launched(text: &str) -> Result<RunningAgent, LaunchError> {
         let dir = tempfile::tempdir().unwrap();
         let limit = Duration::from_secs(20);
-        tokio::time::timeout(limit, launch(&script(text), &dir.path().join("log"))).await.unwrap()
+        let (log, pid) = (dir.path().join("log"), dir.path().join("pid"));
+        tokio::time::timeout(limit, launch(&script(text), &log, &pid)).await.unwrap()
     }
 
     const WAITS: &str = "echo \"Info: Waiting for connection from any host on socket 'tcp:*:4100'.\"";
@@ -286,8 +289,41 @@ mod tests {
                 .await
                 .unwrap_err();
         assert!(matches!(error, LaunchError::DisplayTaken));
-        let missing = AgentCommand { words: vec!["/nonexistent/nxagent".into()], ..script("") };
-        let error = launch(&missing, Path::new("/dev/null")).await.unwrap_err();
+        let missing = UserCommand { words: vec!["/nonexistent/nxagent".into()], ..script("") };
+        let null = Path::new("/dev/null");
+        let error = launch(&missing, null, null).await.unwrap_err();
         assert_eq!(error.to_string(), "cannot start '/nonexistent/nxagent'");
+    }
+
+    /// As a launcher does: the agent is in a group of its own, and its parent outlives it.
+    const LAUNCHED: &str =
+        "set -m; sh -c 'echo \"Info: Agent running with pid '\\''$$'\\''.\"; sleep 600' & wait";
+
+    #[tokio::test]
+    async fn a_launched_agent_is_named_at_once_and_ends_when_it_is_dropped() {
+        let dir = tempfile::tempdir().unwrap();
+        let (log, pid_file) = (dir.path().join("log"), dir.path().join("pid"));
+        let command = script(LAUNCHED);
+        let launching = launch(&command, &log, &pid_file);
+        let named = async {
+            loop {
+                if let Ok(text) = std::fs::read_to_string(&pid_file) {
+                    return text.trim().parse::<i32>().unwrap();
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let agent = tokio::select! {
+            launched = launching => panic!("{launched:?}"),
+            pid = tokio::time::timeout(Duration::from_secs(20), named) => pid.unwrap(),
+        };
+        // The select has dropped the launch.
+        let ended = async {
+            let stat = format!("/proc/{agent}/stat");
+            while std::fs::read_to_string(&stat).is_ok_and(|stat| !stat.contains(") Z ")) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), ended).await.unwrap();
     }
 }

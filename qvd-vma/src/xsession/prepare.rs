@@ -1,6 +1,6 @@
 //! What has to be done before an agent runs or wakes: account, hooks, files, launch.
 
-use std::ffi::OsString;
+use std::fmt;
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -12,8 +12,10 @@ use qvd_core::vma::Params;
 use super::authority::Cookie;
 use super::desktop::{self, NoDesktop};
 use super::environment::{self, Environment, SessionFacts};
-use super::nxagent::{self, AgentCommand, LaunchError, RunningAgent};
+use super::nxagent::{self, LaunchError, RunningAgent};
 use super::options::{self, InvalidParameter, Listen, property};
+use super::task::PID_FILE;
+use super::user_command::UserCommand;
 use super::{display, session_files};
 use crate::account::{Account, UnusableAccount, WantedAccount};
 use crate::hooks::{Hooks, SLAVE_KEY};
@@ -33,11 +35,19 @@ pub struct Context {
 }
 
 /// Session properties that were found fit to be used, with the account that they name.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Request {
     /// All properties, the account's filled in; the last value of a name only.
     pub(super) properties: Params,
     wanted: WantedAccount,
+}
+
+/// The names alone: one of the values opens the client's files, and clients may send more of that kind.
+impl fmt::Debug for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<_> = self.properties.iter().map(|(name, _)| name).collect();
+        f.debug_struct("Request").field("properties", &names).field("wanted", &self.wanted).finish()
+    }
 }
 
 /// An agent that waits for its first client.
@@ -46,7 +56,7 @@ pub(super) struct Prepared {
     pub(super) agent: RunningAgent,
     pub(super) seat: Seat,
     /// What is to run on the display; nothing when a launcher does that.
-    pub(super) desktop: Vec<Vec<OsString>>,
+    pub(super) desktop: Vec<UserCommand>,
 }
 
 /// The display of a session, and how to start something on it.
@@ -194,10 +204,11 @@ impl Context {
                 environment: common.clone(),
             };
             let command = self.agent_command(&seat, &desktop);
-            match nxagent::launch(&command, &self.settings.log_dir.join("qvd-nxagent.log")).await {
+            let log = self.settings.log_dir.join("qvd-nxagent.log");
+            match nxagent::launch(&command, &log, &self.pid_file()).await {
                 Ok(agent) => {
                     let seat = Seat { environment: on_display(&seat), ..seat };
-                    let desktop = self.desktop_commands(&seat, &desktop);
+                    let desktop = self.desktop_commands(&seat, desktop);
                     return Ok(Prepared { agent, seat, desktop });
                 }
                 // Somebody was faster.
@@ -210,7 +221,7 @@ impl Context {
         }
     }
 
-    fn agent_command(&self, seat: &Seat, desktop: &[Vec<String>]) -> AgentCommand {
+    fn agent_command(&self, seat: &Seat, desktop: &[Vec<String>]) -> UserCommand {
         let settings = &self.settings;
         let display = format!(":{}", seat.display);
         let mut server = settings.nxagent.clone();
@@ -224,51 +235,38 @@ impl Context {
         let mut environment = seat.environment.clone();
         // Towards the user's screen the cookie of our own display would be a wrong one.
         environment.insert("XAUTHORITY".to_owned(), "/dev/null".to_owned());
-        if let Some(launcher) = settings.xinit.split_first() {
-            let mut words = [vec![launcher.0.clone()], launcher.1.to_vec()].concat();
-            words.extend(desktop.first().into_iter().flatten().cloned());
-            words.push("--".to_owned());
-            match &self.guard {
-                None => words.extend(server),
-                Some(library) => {
-                    let exec =
-                        SessionExec { preload: Some(library.clone()), command: server, ..Default::default() };
-                    let line = exec.server_line(&settings.own_program, &display);
-                    words.extend(line.iter().map(|word| word.to_string_lossy().into_owned()));
-                }
-            }
-            let exec = SessionExec::in_home_of(&seat.account, words);
-            if let Some(file) = &seat.authority {
-                environment.insert("XAUTHORITY".to_owned(), file.display().to_string());
-            }
-            return AgentCommand { words: exec.command_line(&settings.own_program), environment, dir: None };
+        let program = &settings.own_program;
+        if settings.xinit.is_empty() {
+            // The first client may well be one that leaves at once, which would reset an ordinary X server.
+            server.push("-noreset".to_owned());
+            return UserCommand::new(&seat.account, server, &environment, self.guard.as_deref(), program);
         }
-        // The first client may well be one that leaves at once, which would reset an ordinary X server.
-        server.push("-noreset".to_owned());
-        if seat.account.is_own() {
-            if let Some(library) = &self.guard {
-                environment.insert("LD_PRELOAD".to_owned(), library.display().to_string());
+        let mut words = settings.xinit.clone();
+        words.extend(desktop.first().into_iter().flatten().cloned());
+        words.push("--".to_owned());
+        match &self.guard {
+            None => words.extend(server),
+            Some(library) => {
+                let exec =
+                    SessionExec { preload: Some(library.clone()), command: server, ..Default::default() };
+                let line = exec.server_line(program, &display);
+                words.extend(line.iter().map(|word| word.to_string_lossy().into_owned()));
             }
-            let words = server.into_iter().map(OsString::from).collect();
-            return AgentCommand { words, environment, dir: Some(seat.account.home.clone()) };
         }
-        let exec =
-            SessionExec { preload: self.guard.clone(), ..SessionExec::in_home_of(&seat.account, server) };
-        AgentCommand { words: exec.command_line(&settings.own_program), environment, dir: None }
+        if let Some(file) = &seat.authority {
+            environment.insert("XAUTHORITY".to_owned(), file.display().to_string());
+        }
+        UserCommand::kept(&seat.account, words, &environment, program)
     }
 
-    fn desktop_commands(&self, seat: &Seat, desktop: &[Vec<String>]) -> Vec<Vec<OsString>> {
+    /// What runs on the display; nothing when a launcher has started it.
+    fn desktop_commands(&self, seat: &Seat, desktop: Vec<Vec<String>>) -> Vec<UserCommand> {
         if !self.settings.xinit.is_empty() {
             return Vec::new();
         }
-        let as_user = |words: &Vec<String>| {
-            if seat.account.is_own() {
-                words.iter().map(OsString::from).collect()
-            } else {
-                SessionExec::in_home_of(&seat.account, words.clone()).command_line(&self.settings.own_program)
-            }
-        };
-        desktop.iter().map(as_user).collect()
+        let own_program = &self.settings.own_program;
+        let kept = |words| UserCommand::kept(&seat.account, words, &seat.environment, own_program);
+        desktop.into_iter().map(kept).collect()
     }
 
     fn environment(&self, account: &Account) -> Environment {
@@ -340,7 +338,7 @@ impl Context {
     /// Removes what belongs to one session.
     pub(super) fn remove_files(&self) {
         let settings = &self.settings;
-        for path in [&settings.options_file, &settings.slave_file, &self.authority_file()] {
+        for path in [&settings.options_file, &settings.slave_file, &self.authority_file(), &self.pid_file()] {
             session_files::remove(path);
         }
         self.remove_socket();
@@ -350,6 +348,10 @@ impl Context {
         if let Listen::Unix(path) = &self.settings.options.listen {
             session_files::remove(path);
         }
+    }
+
+    fn pid_file(&self) -> PathBuf {
+        self.settings.run_dir.join(PID_FILE)
     }
 
     fn authority_file(&self) -> PathBuf {

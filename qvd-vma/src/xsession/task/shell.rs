@@ -1,27 +1,25 @@
 //! The task itself: feeds the machine and carries out what it decides.
 
-use std::ffi::OsString;
 use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::sys::signal::Signal;
-use nix::unistd::Pid;
 use qvd_core::hook::HookKind;
 use qvd_core::state::XState;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::{ENDING, Message, Outcome, PID_FILE, STATE_FILE, View, run_state_hooks};
-use crate::log_file;
-use crate::process_group::describe;
+use super::{ENDING, Message, Outcome, STATE_FILE, View, run_state_hooks};
+use crate::process_group::{Identity, describe};
 use crate::xsession::desktop::RunningDesktop;
 use crate::xsession::machine::{Action, Event, Failure, Machine, Phase, StartAnswer};
-use crate::xsession::nxagent::{self, AgentEvent, RunningAgent};
+use crate::xsession::nxagent::{AgentEvent, RunningAgent};
 use crate::xsession::output::{Line, Report};
 use crate::xsession::prepare::{Context, Prepared, Request, Step, text_of};
 use crate::xsession::session_files;
+use crate::xsession::user_command::UserCommand;
 
 /// The task's state.
 #[derive(Debug)]
@@ -41,14 +39,14 @@ pub(super) struct Shell {
     effect: Option<JoinHandle<()>>,
     /// Number of the effect whose reports count.
     effects: u64,
-    pid: Option<Pid>,
+    agent: Option<Identity>,
     /// Number of the agent whose words count.
     agents: u64,
     deaths: u64,
     /// How the agent that is gone ended, and its last complaint.
     ending: Option<(ExitStatus, String)>,
     /// What is to run on the display once somebody looks at it.
-    commands: Vec<Vec<OsString>>,
+    commands: Vec<UserCommand>,
     desktop: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
     ended_desktops: Vec<JoinHandle<()>>,
 }
@@ -72,7 +70,7 @@ impl Shell {
             stop_asked: None,
             effect: None,
             effects: 0,
-            pid: None,
+            agent: None,
             agents: 0,
             deaths: 0,
             ending: None,
@@ -120,7 +118,7 @@ impl Shell {
             Message::Effect(number, outcome) if number == self.effects => self.effect_reported(outcome),
             Message::Agent(number, line) if number == self.agents => self.agent_said(line),
             Message::AgentGone(number, status, last_words) if number == self.agents => {
-                self.pid = None;
+                self.agent = None;
                 self.ending = Some((status, last_words));
                 self.step(Event::AgentGone);
             }
@@ -321,35 +319,28 @@ impl Shell {
         let Prepared { agent, seat, desktop } = *prepared;
         self.context.open_to_group();
         self.agents += 1;
-        self.pid = Some(agent.pid());
+        self.agent = Some(agent.identity());
         self.ending = None;
         self.commands = desktop;
-        let pid_file = self.context.settings.run_dir.join(PID_FILE);
-        if let Err(error) =
-            session_files::write(&pid_file, format!("{}\n", agent.pid()).as_bytes(), 0o644, None)
-        {
-            tracing::warn!(path = %pid_file.display(), %error, "cannot write the agent's pid file");
-        }
         tracing::info!(pid = %agent.pid(), display = seat.display, agents = self.agents, "agent waits");
         self.publish.send_modify(|view| view.seat = Some(seat));
         tokio::spawn(listen(agent, self.agents, self.messages.clone()));
     }
 
     fn signal(&self, signal: Signal) {
-        if let Some(pid) = self.pid {
-            tracing::debug!(%pid, %signal, "to the agent");
-            nxagent::signal(pid, signal);
+        if let Some(agent) = self.agent {
+            tracing::debug!(pid = %agent.pid(), %signal, "to the agent");
+            agent.signal(signal);
         }
     }
 
     fn start_desktop(&mut self) {
         let commands = std::mem::take(&mut self.commands);
-        let Some(seat) = self.publish.borrow().seat.clone().filter(|_| !commands.is_empty()) else { return };
-        let started =
-            log_file::open(&self.context.settings.log_dir.join("qvd-session.log")).and_then(|log| {
-                let dir = seat.account.is_own().then_some(seat.account.home.as_path());
-                RunningDesktop::start(&commands, &seat.environment, dir, &log)
-            });
+        if commands.is_empty() {
+            return;
+        }
+        let log = self.context.settings.log_dir.join("qvd-session.log");
+        let started = RunningDesktop::start(&commands, &log);
         match started {
             Ok(desktop) => {
                 let (stop, stopped) = oneshot::channel();
@@ -374,7 +365,6 @@ impl Shell {
 
     fn clean_up(&mut self) {
         self.context.remove_files();
-        session_files::remove(&self.context.settings.run_dir.join(PID_FILE));
         self.commands.clear();
         self.publish.send_modify(|view| view.seat = None);
     }
