@@ -178,6 +178,7 @@ fn limits(config: &Config) -> Limits {
         preparing: initiating + config.seconds("vma.hook.timeout"),
         initiating,
         listening: config.seconds("internal.nxagent.timeout.listening"),
+        connecting: config.seconds("internal.nxagent.timeout.connecting"),
         suspending: config.seconds("internal.nxagent.timeout.suspending"),
         stopping: config.seconds("internal.nxagent.timeout.stopping"),
         ..Limits::default()

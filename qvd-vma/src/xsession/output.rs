@@ -7,6 +7,8 @@ pub enum Report {
     Starting,
     /// `Info: Waiting for connection`: its NX socket is open now.
     Waiting,
+    /// `Info: Accepted connection from`: a client is there; on a slow link its screen takes long to follow.
+    Accepted,
     /// `Session: Session started at`.
     Started,
     /// `Session: Resuming session at`.
@@ -29,9 +31,10 @@ pub enum Report {
 
 impl Report {
     /// Every report.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Starting,
         Self::Waiting,
+        Self::Accepted,
         Self::Started,
         Self::Resuming,
         Self::Resumed,
@@ -76,6 +79,9 @@ pub fn parse(line: &[u8]) -> Option<Line> {
     }
     if line.contains("Info: Waiting for connection from") {
         return Some(Line::Report(Report::Waiting));
+    }
+    if line.contains("Info: Accepted connection from") {
+        return Some(Line::Report(Report::Accepted));
     }
     if let Some((_, rest)) = line.split_once("Listening to slave connections on port '") {
         return port(rest).map(Line::SlavePort);
@@ -173,6 +179,11 @@ mod tests {
                 "Info: Waiting for connection from this host on socket 'unix:/run/qvd/nx.sock'.",
                 Line::Report(Report::Waiting),
             ),
+            ("Info: Accepted connection from '127.0.0.1'.", Line::Report(Report::Accepted)),
+            (
+                "Info: Accepted connection from this host on socket 'unix:/run/qvd/nx.sock'.",
+                Line::Report(Report::Accepted),
+            ),
             ("Session: Session started at 'Sat Nov 21 02:10:03 2026'.", Line::Report(Report::Started)),
             ("Session: Suspending session at 'x'.", Line::Report(Report::Suspending)),
             ("Session: Session suspended at 'x'.", Line::Report(Report::Suspended)),
@@ -200,7 +211,6 @@ mod tests {
             "Session: Starting",
             "Session: ",
             "Info: Agent running with pid 'many'.",
-            "Info: Accepted connection from '127.0.0.1'.",
             "Info: Listening to slave connections on port '99999'.",
             "",
         ] {

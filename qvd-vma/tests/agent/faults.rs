@@ -2,11 +2,13 @@
 
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use qvd_core::state::XState;
 use qvd_core::vma::{Vma, VmaError};
 
+use crate::support::relay::Relay;
 use crate::support::{NX, Screen, Setup, eventually, have, properties, runs};
 
 #[tokio::test]
@@ -28,6 +30,7 @@ async fn a_killed_agent_is_told_in_clear_words_and_the_next_start_works() {
 
     std::fs::remove_file(machine.home().join("inside.pid")).unwrap();
     machine.listen().await;
+    assert_eq!(machine.failure().await, Some(failure), "who asks late hears it too");
     let _viewer = screen.view(&machine.socket());
     machine.wait_state(XState::Connected).await;
     machine.inside_pid().await;
@@ -127,6 +130,54 @@ async fn an_agent_that_nobody_comes_to_ends_but_a_desktop_does_not() {
     let _viewer = screen.view(&machine.socket());
     machine.wait_state(XState::Connected).await;
     assert!(runs(inside));
+}
+
+#[tokio::test]
+async fn a_slow_link_connects_and_resumes_though_it_takes_longer_than_a_client_is_waited_for() {
+    if !have(&NX) {
+        return;
+    }
+    let limit = Duration::from_millis(500);
+    let screen = Screen::start().await;
+    let seconds = limit.as_secs_f32().to_string();
+    let machine = Setup::new().set("internal.nxagent.timeout.listening", &seconds).start().await;
+    let mut before = None;
+    for _ in ["connect", "resume"] {
+        machine.listen().await;
+        let link = Relay::slow(machine.path("link.sock"), machine.socket(), Duration::from_millis(4));
+        let begun = Instant::now();
+        let mut viewer = screen.view(link.socket());
+        let reached = [XState::Connected, XState::Suspended, XState::Stopped];
+        assert_eq!(machine.wait_any(&reached).await, XState::Connected, "{}", machine.agent_log());
+        assert!(begun.elapsed() > limit, "too fast to show anything: {:?}", begun.elapsed());
+        let inside = machine.inside_pid().await;
+        assert!(before.replace(inside).is_none_or(|before| before == inside));
+        viewer.kill();
+        machine.wait_state(XState::Suspended).await;
+    }
+}
+
+#[tokio::test]
+async fn a_link_that_never_gets_there_is_told_from_a_client_that_never_comes() {
+    if !have(&NX) {
+        return;
+    }
+    let screen = Screen::start().await;
+    let machine = Setup::new()
+        .set("internal.nxagent.timeout.listening", "1.5")
+        .set("internal.nxagent.timeout.connecting", "0.5")
+        .start()
+        .await;
+    machine.listen().await;
+    machine.wait_state(XState::Stopped).await;
+    let told = machine.failure().await.unwrap();
+    assert!(told.contains("nobody connected"), "{told}");
+    machine.listen().await;
+    let link = Relay::slow(machine.path("link.sock"), machine.socket(), Duration::from_millis(200));
+    let _viewer = screen.view(link.socket());
+    machine.wait_state(XState::Stopped).await;
+    let told = machine.failure().await.unwrap();
+    assert!(told.contains("too slow"), "{told}");
 }
 
 #[tokio::test]

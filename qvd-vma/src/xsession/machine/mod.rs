@@ -63,6 +63,8 @@ pub struct Machine {
     /// Nobody comes any more, or the connect hook of this resume failed: an agent that resumes goes back to sleep, a
     /// new one ends.
     unwanted: bool,
+    /// A client of the wait that the phase is has been accepted.
+    accepted: bool,
 }
 
 /// Whether a suspended agent sleeps.
@@ -88,6 +90,7 @@ impl Machine {
             start_pending: false,
             hook_started: false,
             unwanted: false,
+            accepted: false,
         }
     }
 
@@ -179,8 +182,16 @@ impl Machine {
                 vec![Action::CancelEffect, failure, Action::Cleanup]
             }
             // Nobody came to a new desktop: nothing of it is worth keeping.
-            Phase::Listening => self.terminate(now, StartAnswer::Failed),
-            Phase::ListeningAgain => self.back_to_sleep(now),
+            Phase::Listening => {
+                let mut actions = vec![self.unvisited()];
+                actions.extend(self.terminate(now, StartAnswer::Failed));
+                actions
+            }
+            Phase::ListeningAgain => {
+                let mut actions = vec![self.unvisited()];
+                actions.extend(self.back_to_sleep(now));
+                actions
+            }
             Phase::Suspending | Phase::WokenUnasked => self.give_up(now),
             Phase::Waking => self.wake(now),
             Phase::Stopping => {
@@ -197,6 +208,12 @@ impl Machine {
                 Vec::new()
             }
         }
+    }
+
+    /// Why a wait for a client was in vain.
+    fn unvisited(&self) -> Action {
+        let failure = if self.accepted { Failure::TooSlow } else { Failure::NobodyCame };
+        Action::RecordFailure(self.phase, failure)
     }
 
     /// One move of waking the agent: HUP when due, again when nothing followed, the end when it stays deaf.
@@ -290,6 +307,7 @@ impl Machine {
     fn enter(&mut self, phase: Phase, deadline: Option<Instant>) {
         self.phase = phase;
         self.deadline = deadline;
+        self.accepted = false;
     }
 
     /// Back to nothing; only the question whether a caller waits is not touched.

@@ -11,6 +11,7 @@ impl Machine {
             // Told by the launch itself.
             Report::Starting => Vec::new(),
             Report::Waiting => self.reported_waiting(now),
+            Report::Accepted => self.reported_accepted(now),
             Report::Started => self.reported_started(),
             Report::Resuming => self.reported_resuming(now),
             Report::Resumed => self.reported_resumed(),
@@ -53,6 +54,15 @@ impl Machine {
     fn back_to_sleep_from_wait(&mut self, now: Instant) -> Vec<Action> {
         self.hup_sent = None;
         self.back_to_sleep(now)
+    }
+
+    /// From here on it is the link that takes its time, not a client that does not come.
+    fn reported_accepted(&mut self, now: Instant) -> Vec<Action> {
+        if matches!(self.phase, Phase::Listening | Phase::ListeningAgain) {
+            self.accepted = true;
+            self.deadline = Some(now + self.limits.connecting);
+        }
+        Vec::new()
     }
 
     fn reported_started(&mut self) -> Vec<Action> {

@@ -145,8 +145,8 @@ fn table() -> Vec<(Event, &'static str, Phase, &'static str)> {
         (AgentGone, "stopping", P::Stopped, "publish:stopped end-session cleanup"),
         (Deadline, "preparing", P::Stopped, "publish:stopped cancel timed-out cleanup"),
         (Deadline, "launching", P::Stopped, "publish:stopped cancel timed-out cleanup"),
-        (Deadline, "listening", P::Stopping, "publish:stopping term"),
-        (Deadline, "listening-again", P::Suspending, "publish:suspending hup"),
+        (Deadline, "listening", P::Stopping, "publish:stopping nobody-came term"),
+        (Deadline, "listening-again", P::Suspending, "publish:suspending nobody-came hup"),
         (Deadline, "suspending", P::Stopping, "publish:stopping timed-out term"),
         (Deadline, "woken-unasked", P::Stopping, "publish:stopping timed-out term"),
         (Deadline, "waking", P::Stopping, "publish:stopping timed-out term"),
@@ -210,6 +210,8 @@ fn short(actions: &[Action]) -> String {
         Action::RecordFailure(_, Failure::Died) => "died".to_owned(),
         Action::RecordFailure(_, Failure::Aborted) => "aborted".to_owned(),
         Action::RecordFailure(_, Failure::TimedOut) => "timed-out".to_owned(),
+        Action::RecordFailure(_, Failure::NobodyCame) => "nobody-came".to_owned(),
+        Action::RecordFailure(_, Failure::TooSlow) => "too-slow".to_owned(),
         Action::AnswerStart(StartAnswer::Starting) => "started".to_owned(),
         Action::AnswerStart(StartAnswer::Refused(state)) => format!("refuse:{state}"),
         Action::AnswerStart(StartAnswer::SuspendingFirst) => "suspending-first".to_owned(),
@@ -466,6 +468,41 @@ fn a_refusing_connect_hook_of_a_resume_puts_the_agent_back_to_sleep() {
     assert_eq!(script.at(5001, Event::ConnectHookFailed), "failed");
     script.at(5002, Event::Output(Report::Resuming));
     assert_eq!(script.at(5003, Event::Output(Report::Waiting)), "publish:suspending hup");
+}
+
+#[test]
+fn a_client_that_is_there_has_the_time_that_its_link_takes() {
+    let mut script = Script::new();
+    for event in [Event::StartAsked, Event::Consulted, Event::LaunchBegan, Event::Launched] {
+        script.at(0, event);
+    }
+    assert_eq!(script.deadline(), 10_000);
+    assert_eq!(script.at(9000, Event::Output(Report::Accepted)), "");
+    assert_eq!(script.deadline(), 129_000);
+    assert_eq!(script.at(10_000, Event::Deadline), "");
+    assert_eq!(script.at(128_000, Event::Output(Report::Started)), "publish:connected start-session");
+    assert_eq!(script.machine.deadline(), None);
+
+    let mut never = Script::new();
+    for event in [Event::StartAsked, Event::Consulted, Event::LaunchBegan, Event::Launched] {
+        never.at(0, event);
+    }
+    never.at(9000, Event::Output(Report::Accepted));
+    assert_eq!(never.at(129_000, Event::Deadline), "publish:stopping too-slow term");
+
+    let mut resumed = Script::suspended();
+    for event in [Event::StartAsked, Event::Consulted, Event::Output(Report::Waiting)] {
+        resumed.at(5000, event);
+    }
+    resumed.at(6000, Event::Output(Report::Accepted));
+    assert_eq!(resumed.at(15_000, Event::Deadline), "");
+    assert_eq!(resumed.at(126_000, Event::Deadline), "publish:suspending too-slow hup");
+    // The next wait is for another client.
+    resumed.at(126_100, Event::Output(Report::Suspended));
+    for event in [Event::StartAsked, Event::Consulted, Event::Output(Report::Waiting)] {
+        resumed.at(130_000, event);
+    }
+    assert_eq!(resumed.at(140_000, Event::Deadline), "publish:suspending nobody-came hup");
 }
 
 fn any_event() -> impl Strategy<Value = Event> {

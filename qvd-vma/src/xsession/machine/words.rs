@@ -16,6 +16,8 @@ pub struct Limits {
     pub initiating: Duration,
     /// Waiting for the client.
     pub listening: Duration,
+    /// From the client's connection until its screen is set up: many round trips, and all of it goes over its link.
+    pub connecting: Duration,
     /// From the first sign of a suspend to its end.
     pub suspending: Duration,
     /// Between SIGTERM and SIGKILL, and between two of the latter.
@@ -34,6 +36,7 @@ impl Default for Limits {
             preparing: Duration::from_secs(320),
             initiating: Duration::from_secs(20),
             listening: Duration::from_secs(10),
+            connecting: Duration::from_secs(120),
             suspending: Duration::from_secs(20),
             stopping: Duration::from_secs(20),
             settle: Duration::from_millis(200),
@@ -126,6 +129,10 @@ pub enum Failure {
     Aborted,
     /// A limit passed.
     TimedOut,
+    /// No client came while the agent waited for one.
+    NobodyCame,
+    /// A client came, and its screen was not set up in time.
+    TooSlow,
 }
 
 /// How a start is answered.

@@ -16,6 +16,7 @@ use super::prepare::{Context, Prepared, Request, Seat, Step, action_pairs, text_
 use super::session_files;
 
 mod shell;
+mod told;
 
 use shell::Shell;
 
@@ -34,7 +35,8 @@ pub struct View {
     pub state: XState,
     /// Its display, while there is an agent.
     pub seat: Option<Seat>,
-    /// Why the last session or start came to nothing, for people; cleared by the next success.
+    /// Why the last session or start came to nothing, for people; kept until the next desktop has
+    /// been connected to.
     pub failure: Option<String>,
 }
 

@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::{ENDING, Message, Outcome, STATE_FILE, View, run_state_hooks};
+use super::{ENDING, Message, Outcome, STATE_FILE, View, run_state_hooks, told};
 use crate::process_group::{Identity, describe};
 use crate::xsession::desktop::RunningDesktop;
 use crate::xsession::machine::{Action, Event, Failure, Machine, Phase, StartAnswer};
@@ -45,6 +45,8 @@ pub(super) struct Shell {
     deaths: u64,
     /// How the agent that is gone ended, and its last complaint.
     ending: Option<(ExitStatus, String)>,
+    /// That end is a launcher's, and says nothing about the agent.
+    launched: bool,
     /// What is to run on the display once somebody looks at it.
     commands: Vec<UserCommand>,
     desktop: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
@@ -74,6 +76,7 @@ impl Shell {
             agents: 0,
             deaths: 0,
             ending: None,
+            launched: false,
             commands: Vec::new(),
             desktop: None,
             ended_desktops: Vec::new(),
@@ -320,6 +323,7 @@ impl Shell {
         self.context.open_to_group();
         self.agents += 1;
         self.agent = Some(agent.identity());
+        self.launched = agent.is_launched();
         self.ending = None;
         self.commands = desktop;
         tracing::info!(pid = %agent.pid(), display = seat.display, agents = self.agents, "agent waits");
@@ -370,20 +374,18 @@ impl Shell {
     }
 
     fn record(&mut self, phase: Phase, failure: Failure) {
-        let text = match (failure, &self.ending) {
-            (Failure::Died, Some((status, last_words))) => {
-                self.deaths += 1;
-                let how = describe(*status);
-                tracing::error!(
-                    %phase, how, last_words, deaths = self.deaths, agents = self.agents, "agent died"
-                );
-                format!("the desktop's X agent ended by itself ({how}) {}", moment(phase))
-            }
-            (Failure::Died, None) => format!("the desktop's X agent ended by itself {}", moment(phase)),
-            (Failure::Aborted, _) => format!("the desktop's X agent gave up {}", moment(phase)),
-            (Failure::TimedOut, _) => format!("the desktop's X agent did not react {}", moment(phase)),
-        };
-        let text = format!("{text}; the next connection starts a new desktop");
+        let mut ending = None;
+        if failure == Failure::Died
+            && let Some((status, last_words)) = &self.ending
+        {
+            self.deaths += 1;
+            let how = if self.launched { "not known".to_owned() } else { describe(*status) };
+            tracing::error!(
+                %phase, how, last_words, deaths = self.deaths, agents = self.agents, "agent died"
+            );
+            ending = Some(*status).filter(|_| !self.launched);
+        }
+        let text = told::words(phase, failure, ending);
         tracing::warn!(%phase, ?failure, text, "X session failed");
         self.keep_failure(Some(text));
     }
@@ -422,23 +424,6 @@ const AFTERMATH: Duration = Duration::from_millis(500);
 
 /// A desktop that fails within this time never was one.
 const AT_ONCE: Duration = Duration::from_secs(5);
-
-/// When it happened, in words for a user.
-fn moment(phase: Phase) -> &'static str {
-    match phase {
-        Phase::Stopped | Phase::Consulting | Phase::Preparing | Phase::Provisioning | Phase::Launching => {
-            "while the desktop was starting"
-        }
-        Phase::Listening => "before anybody had connected",
-        Phase::Connected => "while somebody was connected",
-        Phase::Suspending => "while the desktop was being suspended",
-        Phase::Suspended => "while the desktop was suspended",
-        Phase::Reconsulting | Phase::Waking | Phase::ListeningAgain | Phase::WokenUnasked => {
-            "while the desktop was being resumed"
-        }
-        Phase::Stopping => "while the desktop was being ended",
-    }
-}
 
 fn answer(asked: &mut Option<oneshot::Sender<bool>>, acted: bool) {
     if let Some(caller) = asked.take() {

@@ -1,6 +1,8 @@
-//! A link that breaks where a test wants it to: between a client's nxproxy and the agent's socket.
+//! A link that breaks where a test wants it to, or is slow: between a client's nxproxy and the agent's socket.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -24,15 +26,26 @@ pub(crate) enum Cut {
 pub(crate) struct Relay {
     socket: PathBuf,
     task: JoinHandle<()>,
+    reached: Arc<AtomicBool>,
 }
 
 impl Relay {
     /// Listens at `socket`; the one connection that comes is passed on to `agent` until the cut.
     pub(crate) fn start(socket: PathBuf, agent: PathBuf, cut: Cut) -> Self {
+        Self::carry(socket, agent, Some(cut), None)
+    }
+
+    /// As [`start`](Self::start), whole, and so slow that a kilobyte takes `pace` in each direction.
+    pub(crate) fn slow(socket: PathBuf, agent: PathBuf, pace: Duration) -> Self {
+        Self::carry(socket, agent, None, Some(pace))
+    }
+
+    fn carry(socket: PathBuf, agent: PathBuf, cut: Option<Cut>, pace: Option<Duration>) -> Self {
         let _ = std::fs::remove_file(&socket);
         let listener = UnixListener::bind(&socket).unwrap();
-        let task = tokio::spawn(carry(listener, agent, cut));
-        Self { socket, task }
+        let reached = Arc::<AtomicBool>::default();
+        let task = tokio::spawn(carry(listener, agent, cut, pace, Arc::clone(&reached)));
+        Self { socket, task, reached }
     }
 
     pub(crate) fn socket(&self) -> &Path {
@@ -43,6 +56,11 @@ impl Relay {
     pub(crate) fn is_over(&self) -> bool {
         self.task.is_finished()
     }
+
+    /// Whether it was the cut that broke it.
+    pub(crate) fn was_cut(&self) -> bool {
+        self.reached.load(Ordering::SeqCst)
+    }
 }
 
 impl Drop for Relay {
@@ -51,15 +69,22 @@ impl Drop for Relay {
     }
 }
 
-async fn carry(listener: UnixListener, agent: PathBuf, cut: Cut) {
+async fn carry(
+    listener: UnixListener,
+    agent: PathBuf,
+    cut: Option<Cut>,
+    pace: Option<Duration>,
+    reached: Arc<AtomicBool>,
+) {
     let (client, _) = listener.accept().await.unwrap();
     let agent = UnixStream::connect(agent).await.unwrap();
     let (client_read, client_write) = client.into_split();
     let (agent_read, agent_write) = agent.into_split();
     let (up, down, after) = match cut {
-        Cut::Up(bytes) => (Some(bytes), None, None),
-        Cut::Down(bytes) => (None, Some(bytes), None),
-        Cut::After(time) => (None, None, Some(time)),
+        None => (None, None, None),
+        Some(Cut::Up(bytes)) => (Some(bytes), None, None),
+        Some(Cut::Down(bytes)) => (None, Some(bytes), None),
+        Some(Cut::After(time)) => (None, None, Some(time)),
     };
     let begun = Notify::new();
     let timer = async {
@@ -70,34 +95,43 @@ async fn carry(listener: UnixListener, agent: PathBuf, cut: Cut) {
         }
     };
     // Whichever ends first breaks both directions at once, as a lost network does.
-    tokio::select! {
-        () = copy(client_read, agent_write, up, Some(&begun)) => {}
-        () = copy(agent_read, client_write, down, None) => {}
-        () = timer => {}
-    }
+    let was_cut = tokio::select! {
+        limit = copy(client_read, agent_write, up, pace, Some(&begun)) => limit,
+        limit = copy(agent_read, client_write, down, pace, None) => limit,
+        () = timer => true,
+    };
+    reached.store(was_cut, Ordering::SeqCst);
 }
 
+/// Whether the limit was the end.
 async fn copy(
     mut from: impl AsyncReadExt + Unpin,
     mut to: impl AsyncWriteExt + Unpin,
     limit: Option<u64>,
+    pace: Option<Duration>,
     begun: Option<&Notify>,
-) {
-    let mut buffer = vec![0; 16 << 10];
+) -> bool {
+    let mut buffer = vec![0; if pace.is_some() { 1 << 10 } else { 16 << 10 }];
     let mut passed = 0;
     loop {
         let room = limit.map_or(u64::MAX, |limit| limit - passed).min(buffer.len() as u64);
         if room == 0 {
-            return;
+            return true;
         }
-        let Ok(read @ 1..) = from.read(&mut buffer[..usize::try_from(room).unwrap()]).await else { return };
+        let read = match from.read(&mut buffer[..usize::try_from(room).unwrap()]).await {
+            Ok(read @ 1..) => read,
+            _ => return false,
+        };
         if passed == 0
             && let Some(begun) = begun
         {
             begun.notify_one();
         }
+        if let Some(pace) = pace {
+            tokio::time::sleep(pace).await;
+        }
         if to.write_all(&buffer[..read]).await.is_err() {
-            return;
+            return false;
         }
         passed += read as u64;
     }
