@@ -17,6 +17,8 @@ pub mod client;
 #[cfg(feature = "agent")]
 pub mod dialog;
 #[cfg(feature = "agent")]
+pub mod home_drive;
+#[cfg(feature = "agent")]
 pub mod hooks;
 #[cfg(feature = "agent")]
 mod log_file;

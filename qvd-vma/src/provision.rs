@@ -14,6 +14,7 @@ use qvd_core::hook::{HookError, HookKind};
 use tokio::process::Command;
 
 use crate::account::{Account, WantedAccount};
+use crate::home_drive::{HomeDrive, HomeDriveError};
 use crate::hooks::Hooks;
 use crate::process_group::describe;
 
@@ -30,6 +31,8 @@ pub struct ProvisionSettings {
     pub userdel: Vec<String>,
     /// Login shell.
     pub shell: String,
+    /// The disk for the homes.
+    pub home_drive: HomeDrive,
 }
 
 /// Why there is no account to start a session for.
@@ -61,6 +64,9 @@ pub enum ProvisionError {
         /// Login name.
         name: String,
     },
+    /// The homes have a disk of their own that cannot be used.
+    #[error(transparent)]
+    HomeDrive(#[from] HomeDriveError),
     /// The home directory cannot be made.
     #[error("cannot make the home directory '{home}'")]
     Home {
@@ -97,7 +103,7 @@ pub async fn ensure(
         began();
     }
     if home_missing {
-        hooks.run(HookKind::MountHome, &told(properties, "mount_home")).await?;
+        mount_home(wanted, properties, settings, hooks).await?;
     }
     if account.is_none() {
         if hooks.is_configured(HookKind::AddUser) {
@@ -119,6 +125,23 @@ pub async fn ensure(
             .map_err(|source| ProvisionError::Home { home: wanted.home.display().to_string(), source })?;
     }
     Ok(account)
+}
+
+/// By the administrator's program, else from the disk that there may be for it.
+async fn mount_home(
+    wanted: &WantedAccount,
+    properties: &[(String, String)],
+    settings: &ProvisionSettings,
+    hooks: &Hooks,
+) -> Result<(), ProvisionError> {
+    if hooks.is_configured(HookKind::MountHome) {
+        return Ok(hooks.run(HookKind::MountHome, &told(properties, "mount_home")).await?);
+    }
+    let drive = &settings.home_drive;
+    if Uid::effective().is_root() && wanted.home.starts_with(&drive.homes) {
+        drive.ensure(Path::new("/")).await?;
+    }
+    Ok(())
 }
 
 /// Longest time that a program for accounts may take.
@@ -308,6 +331,7 @@ mod tests {
             userdel: script("userdel", 0),
             groupdel: script("groupdel", 0),
             shell: "/bin/sh".into(),
+            home_drive: HomeDrive::default(),
         };
         let error = ensure(&wanted, &[], &settings, &no_hooks(), || ()).await.unwrap_err();
         assert!(error.to_string().contains("exit status 9"), "{error}");

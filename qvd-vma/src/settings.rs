@@ -7,11 +7,12 @@ use qvd_core::config::Config;
 use qvd_core::hook::HookKind;
 
 use crate::account::AccountDefaults;
+use crate::home_drive::HomeDrive;
 use crate::hooks::HookSettings;
 use crate::provision::ProvisionSettings;
 use crate::xsession::guard::GuardMode;
 use crate::xsession::machine::Limits;
-use crate::xsession::options::{Listen, OptionSettings};
+use crate::xsession::options::{Listen, OptionSettings, media_port};
 
 /// The agent's settings.
 #[derive(Clone, Debug)]
@@ -46,6 +47,8 @@ pub struct Settings {
     pub x11vnc: Vec<String>,
     /// When nxagent gets the guard.
     pub guard: GuardMode,
+    /// Where the guard is put when the directory of generated files is no place for it.
+    pub guard_dir: PathBuf,
     /// Whether the display is closed to other users by a cookie.
     pub authority: bool,
     /// Language of sessions without one.
@@ -135,6 +138,7 @@ impl Settings {
             x_session: config.command("command.x-session"),
             x11vnc: x11vnc(config),
             guard,
+            guard_dir: config.path("vma.nxagent.guard.path"),
             authority: config.flag("vma.nxagent.authority"),
             default_lang: config.text("vma.default.lang"),
             dialog: config.command("command.nxdiag").into_iter().next(),
@@ -150,6 +154,14 @@ impl Settings {
                 useradd: config.command("command.useradd"),
                 userdel: config.command("command.userdel"),
                 shell: config.text("vma.user.shell"),
+                home_drive: HomeDrive {
+                    drive: optional("vma.user.home.drive"),
+                    homes: config.path("vma.user.home.path"),
+                    mkfs: vec![format!("mkfs.{}", config.text("vma.user.home.fs"))],
+                    mount: config.command("command.mount"),
+                    blkid: vec!["blkid".to_owned()],
+                    sfdisk: vec!["sfdisk".to_owned()],
+                },
             },
             hooks: hooks(config, log_dir.join("qvd-hooks.log")),
             poweroff: config.command("vma.poweroff.command"),
@@ -161,7 +173,7 @@ impl Settings {
 
     /// Port on which the audio channel listens, when there is one.
     pub fn pulse_port(&self) -> Option<u32> {
-        self.options.media.then(|| u32::from(self.display) + 7000)
+        self.options.media.then(|| media_port(self.display))
     }
 }
 

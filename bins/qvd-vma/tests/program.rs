@@ -29,7 +29,7 @@ impl Place {
         let display = 15_000 + std::process::id() % 4000;
         let text = format!(
             "path.run = {0}/run\npath.log = {0}/log\nvma.rpc.socket = {0}/vma.sock\n\
-             vma.nxagent.listen = {0}/nx.sock\nvma.nxagent.authority = 1\nvma.user.home.path = {0}/home\n\
+             vma.nxagent.listen = {0}/nx.sock\nvma.nxagent.authority = 1\nvma.user.home.path = {0}/home\nvma.user.home.drive =\n\
              vma.user.default.name = {me}\nvma.pid_file = {0}/vma.pid\n\
              internal.nxagent.display = {display}\n{more}\n",
             dir.path().display(),

@@ -17,7 +17,7 @@ use crate::dialog;
 use crate::hooks::Hooks;
 use crate::rpc::{self, Listener, Methods};
 use crate::settings::{InvalidSetting, Settings};
-use crate::xsession::guard;
+use crate::xsession::guard::{self, GuardMode};
 use crate::xsession::prepare::Context;
 use crate::xsession::task::{XSession, run_state_hooks};
 
@@ -42,6 +42,9 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// The guard that the configuration demands has no place.
+    #[error(transparent)]
+    Guard(#[from] guard::NoPlace),
     /// The place for calls cannot be opened.
     #[error("cannot listen for calls on {place}")]
     Listen {
@@ -59,7 +62,9 @@ impl Error {
         match self {
             Self::Setting(_) => ErrorKind::Invalid,
             Self::Listen { source, .. } if source.kind() == io::ErrorKind::AddrInUse => ErrorKind::Conflict,
-            Self::OwnProgram(_) | Self::Directory { .. } | Self::Listen { .. } => ErrorKind::Unavailable,
+            Self::OwnProgram(_) | Self::Directory { .. } | Self::Guard(_) | Self::Listen { .. } => {
+                ErrorKind::Unavailable
+            }
         }
     }
 }
@@ -122,7 +127,7 @@ pub async fn bind(settings: &Settings) -> Result<Listener> {
 ///
 /// # Errors
 ///
-/// [`Error::Directory`].
+/// [`Error::Directory`], [`Error::Guard`].
 pub async fn serve(
     mut settings: Settings,
     listener: Listener,
@@ -133,12 +138,7 @@ pub async fn serve(
     }
     leftovers::clear(&settings).await;
     settings.dialog = dialog::program(settings.dialog.as_deref(), &settings.own_program, &settings.run_dir);
-    let library = if guard::is_wanted(settings.guard, &settings.nxagent).await {
-        let installed = guard::install(&settings.run_dir);
-        Some(installed.map_err(|source| Error::Directory { dir: settings.run_dir.clone(), source })?)
-    } else {
-        None
-    };
+    let library = guard_library(&settings).await?;
     tracing::info!(guard = library.is_some(), "agent serves");
     let hooks = Hooks::new(settings.hooks.clone());
     let context = Arc::new(Context { settings, hooks, guard: library });
@@ -159,6 +159,21 @@ pub async fn serve(
     context.hooks.settle(LAST_HOOKS).await;
     tracing::info!("agent has ended");
     Ok(())
+}
+
+/// The library for nxagent, put where it can be loaded from; `None` when the agent is to do without it, or has to.
+async fn guard_library(settings: &Settings) -> Result<Option<PathBuf>> {
+    if !guard::is_wanted(settings.guard, &settings.nxagent).await {
+        return Ok(None);
+    }
+    match guard::install(&[&settings.run_dir, &settings.guard_dir]) {
+        Ok(library) => Ok(Some(library)),
+        Err(error) if settings.guard == GuardMode::On => Err(Error::Guard(error)),
+        Err(error) => {
+            tracing::error!(%error, "desktops can be lost when a link breaks during a resume");
+            Ok(None)
+        }
+    }
 }
 
 fn make_dir(dir: &Path) -> Result<()> {

@@ -4,12 +4,16 @@
 //! replies that never came, and the agent dies of it or spins, with all programs of the desktop. The library is
 //! preloaded into nxagent and into nothing else.
 
+use std::fs;
 use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::str::FromStr;
 use std::time::Duration;
 
+use nix::sys::statvfs::{FsFlags, statvfs};
+use nix::unistd::Pid;
 use tokio::process::Command;
 
 use super::session_files;
@@ -22,7 +26,7 @@ pub enum GuardMode {
     Auto,
     /// Never.
     Off,
-    /// Always.
+    /// Always; without it no session starts.
     On,
 }
 
@@ -66,14 +70,47 @@ pub async fn is_wanted(mode: GuardMode, nxagent: &[String]) -> bool {
     }
 }
 
-/// Puts the library where the agent can load it.
+/// No directory was found from which the loader would take the library.
+#[derive(Debug, thiserror::Error)]
+#[error("the guard of nxagent cannot be put anywhere: {}; set vma.nxagent.guard.path", .0.join("; "))]
+pub struct NoPlace(Vec<String>);
+
+/// Puts the library into the first of these directories that the loader can take it from.
 ///
 /// # Errors
 ///
-/// Those of writing the file.
-pub fn install(dir: &Path) -> io::Result<PathBuf> {
+/// [`NoPlace`] tells about each of them why it is none.
+pub fn install(dirs: &[&Path]) -> Result<PathBuf, NoPlace> {
+    let mut reasons = Vec::new();
+    for dir in dirs {
+        match install_in(dir) {
+            Ok(path) => return Ok(path),
+            Err(reason) => reasons.push(format!("'{}': {reason}", dir.display())),
+        }
+    }
+    Err(NoPlace(reasons))
+}
+
+/// Whether the process has loaded the library; `None` when that cannot be seen. The loader leaves out what it
+/// cannot take, and only says so.
+pub fn is_loaded(pid: Pid, library: &Path) -> Option<bool> {
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).ok()?;
+    let name = library.file_name()?.to_str()?;
+    Some(maps.lines().any(|line| line.rsplit('/').next() == Some(name)))
+}
+
+fn install_in(dir: &Path) -> Result<PathBuf, String> {
+    // What separates the names of several libraries.
+    if dir.to_str().is_none_or(|text| text.contains([' ', ':', '\t', '\n'])) {
+        return Err("the loader takes no path with a space or colon".to_owned());
+    }
+    fs::DirBuilder::new().recursive(true).mode(0o755).create(dir).map_err(|error| error.to_string())?;
+    let filesystem = statvfs(dir).map_err(|error| error.to_string())?;
+    if filesystem.flags().contains(FsFlags::ST_NOEXEC) {
+        return Err("its file system is mounted noexec".to_owned());
+    }
     let path = dir.join("nxagent-guard.so");
-    session_files::write(&path, LIBRARY, 0o644, None)?;
+    session_files::write(&path, LIBRARY, 0o644, None).map_err(|error| error.to_string())?;
     Ok(path)
 }
 
@@ -110,6 +147,55 @@ mod tests {
     #[test]
     fn the_library_is_one() {
         assert!(LIBRARY.starts_with(b"\x7fELF"));
+    }
+
+    #[test]
+    fn a_place_that_the_loader_would_pass_over_is_passed_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let (spaced, file, good) =
+            (dir.path().join("a b"), dir.path().join("file"), dir.path().join("deep/good"));
+        fs::write(&file, "").unwrap();
+        let error = install(&[&spaced, &file]).unwrap_err().to_string();
+        assert!(error.contains("a b': the loader takes no path") && error.contains("file': "), "{error}");
+        let path = install(&[&spaced, &file, &good]).unwrap();
+        assert_eq!(path, good.join("nxagent-guard.so"));
+        assert_eq!(fs::read(path).unwrap(), LIBRARY);
+    }
+
+    #[test]
+    fn a_file_system_without_programs_is_no_place() {
+        use nix::mount::{MsFlags, mount};
+        if !nix::unistd::Uid::effective().is_root() {
+            eprintln!("skipped: only root can mount");
+            return;
+        }
+        // This thread's own view, which ends with it.
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS | nix::sched::CloneFlags::CLONE_FS).unwrap();
+        mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let (run, other) = (dir.path().join("run"), dir.path().join("other"));
+        fs::create_dir(&run).unwrap();
+        mount(Some("none"), &run, Some("tmpfs"), MsFlags::MS_NOEXEC, None::<&str>).unwrap();
+        let preloaded = |library: &Path| {
+            let mut cat = std::process::Command::new("/bin/cat");
+            cat.arg("/proc/self/maps").env("LD_PRELOAD", library);
+            String::from_utf8(cat.output().unwrap().stdout).unwrap().contains("nxagent-guard.so")
+        };
+        fs::write(run.join("nxagent-guard.so"), LIBRARY).unwrap();
+        assert!(!preloaded(&run.join("nxagent-guard.so")), "the loader has changed its mind");
+        assert!(install(&[&run]).unwrap_err().to_string().contains("noexec"));
+        let path = install(&[&run, &other]).unwrap();
+        assert!(path.starts_with(&other) && preloaded(&path));
+        nix::mount::umount(&run).unwrap();
+    }
+
+    #[test]
+    fn what_a_process_has_loaded_is_seen() {
+        let own = Pid::this();
+        assert_eq!(is_loaded(own, Path::new("/nowhere/nxagent-guard.so")), Some(false));
+        let program = std::env::current_exe().unwrap();
+        assert_eq!(is_loaded(own, &program), Some(true));
+        assert_eq!(is_loaded(Pid::from_raw(i32::MAX), &program), None);
     }
 
     /// Compiles our declaration against the real one where X headers are installed.

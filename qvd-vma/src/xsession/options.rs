@@ -90,11 +90,16 @@ pub fn line(
             ));
         }
     }
+    // Switched on, a channel's port is counted from the agent's display; programs look for it where the configured
+    // one has it.
+    let channel = |name: &str, port: u32| {
+        if display == configured_display { format!("{name}=1") } else { format!("{name}={port}") }
+    };
     if settings.media {
-        words.push("media=1".to_owned());
+        words.push(channel("media", media_port(configured_display)));
     }
     if settings.slave {
-        words.push("slave=1".to_owned());
+        words.push(channel("slave", slave_port(configured_display)));
     }
     let extra = property(properties, EXTRA).unwrap_or_default();
     if !extra_is_harmless(extra) {
@@ -122,18 +127,63 @@ pub fn printing_port(display: u16) -> u32 {
     u32::from(display) + 2000
 }
 
+/// Port of the audio channel inside the machine.
+pub fn media_port(display: u16) -> u32 {
+    u32::from(display) + 7000
+}
+
+/// Port of the slave channel inside the machine.
+pub fn slave_port(display: u16) -> u32 {
+    u32::from(display) + 11_000
+}
+
 const EXTRA: &str = "qvd.client.nxagent.extra_args";
+
+/// What raw options of a client may say: how the stream is packed and how the window behaves. Everything else, and
+/// much is not even documented, can open ports, read and write files or end sessions. The agent takes names in any
+/// case; here there is one.
+const TUNING: [&str; 26] = [
+    "autodpi",
+    "autograb",
+    "backingstore",
+    "cache",
+    "clipboard",
+    "composite",
+    "copysize",
+    "defer",
+    "delta",
+    "images",
+    "keyconv",
+    "limit",
+    "magicpixel",
+    "memory",
+    "menu",
+    "pack",
+    "resize",
+    "shmem",
+    "shpix",
+    "shseg",
+    "sleep",
+    "streaming",
+    "strict",
+    "taint",
+    "textclipboard",
+    "tile",
+];
 
 fn is_plain(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"_/+-".contains(&byte)
 }
 
-/// Raw options of a client may tune the link, but not where the agent listens or reads from.
+/// Whether these are `name=value` pairs of [`TUNING`], separated by commas. No value of them is a path.
 fn extra_is_harmless(extra: &str) -> bool {
-    const OURS: [&str; 8] =
-        ["listen", "accept", "connect", "loopback", "display", "options", "root", "cookie"];
-    extra.bytes().all(|b| is_plain(b) || b"=,.".contains(&b))
-        && !extra.split(',').any(|word| OURS.contains(&word.split('=').next().unwrap_or(word)))
+    let is_value = |value: &str| {
+        !value.is_empty() && value.bytes().all(|b| b.is_ascii_alphanumeric() || b".+-_".contains(&b))
+    };
+    extra.is_empty()
+        || extra.split(',').all(|word| {
+            word.split_once('=').is_some_and(|(name, value)| TUNING.contains(&name) && is_value(value))
+        })
 }
 
 /// Clients send the layout `en`, which no X server has.
@@ -199,10 +249,26 @@ mod tests {
             (EXTRA, "a=1 b"),
             (EXTRA, "composite=0,listen=5000"),
             (EXTRA, "accept=10.0.0.1"),
+            (EXTRA, "Listen=5000"),
+            (EXTRA, "OPTIONS=/etc/passwd"),
+            (EXTRA, "slave=1"),
+            (EXTRA, "composite=0,kill=1"),
+            (EXTRA, "cache=/etc"),
+            (EXTRA, "composite"),
+            (EXTRA, "composite="),
+            (EXTRA, "composite=0,"),
         ] {
             let error = line(&properties(&[(name, value)]), &settings(), 7, 7).unwrap_err();
             assert_eq!(error.to_string(), format!("invalid characters in parameter {name}"), "{value}");
         }
+    }
+
+    #[test]
+    fn the_link_may_be_tuned() {
+        let asked = properties(&[(EXTRA, "composite=0,cache=16M,pack=16m-png-9")]);
+        let text = line(&asked, &settings(), 7, 7).unwrap();
+        assert!(text.ends_with(",composite=0,cache=16M,pack=16m-png-9:7\n"), "{text}");
+        assert!(TUNING.is_sorted(), "so that one finds a name");
     }
 
     #[test]
@@ -219,11 +285,29 @@ mod tests {
     #[test]
     fn the_client_finds_the_agent_whatever_its_display() {
         assert!(line(&[], &settings(), 103, 100).unwrap().contains("listen=4100:103"));
+        let channels = OptionSettings { media: true, slave: true, ..settings() };
+        assert!(line(&[], &channels, 103, 100).unwrap().contains(",media=7100,slave=11100,"));
+        assert_eq!((media_port(100), slave_port(100)), (7100, 11_100));
         let unix = OptionSettings { listen: Listen::Unix("/run/qvd/nx.sock".into()), ..settings() };
         assert!(line(&[], &unix, 103, 100).unwrap().ends_with(",listen=unix:/run/qvd/nx.sock:103\n"));
     }
 
     proptest! {
+        /// As the agent reads them: names without regard to case.
+        #[test]
+        fn only_tuning_gets_through(
+            words in proptest::collection::vec(("[A-Za-z]{1,9}|[lL]isten|SLAVE|options|[cC]ache", "[0-9a-zA-Z/.:]{0,4}"), 1..4)
+        ) {
+            let extra = words.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(",");
+            let asked = properties(&[(EXTRA, &extra)]);
+            if line(&asked, &settings(), 100, 100).is_ok() {
+                for (name, value) in &words {
+                    prop_assert!(TUNING.contains(&name.to_lowercase().as_str()), "{name} got through");
+                    prop_assert!(!value.contains(['/', ':']), "{value} got through");
+                }
+            }
+        }
+
         #[test]
         fn there_is_always_one_line_and_one_display(value in ".*", extra in ".*") {
             let asked = properties(&[("qvd.client.geometry", &value), (EXTRA, &extra)]);

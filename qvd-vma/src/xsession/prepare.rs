@@ -12,6 +12,7 @@ use qvd_core::vma::Params;
 use super::authority::Cookie;
 use super::desktop::{self, NoDesktop};
 use super::environment::{self, Environment, SessionFacts};
+use super::guard::{self, GuardMode};
 use super::nxagent::{self, LaunchError, RunningAgent};
 use super::options::{self, InvalidParameter, Listen, property};
 use super::task::PID_FILE;
@@ -106,6 +107,12 @@ pub enum StartError {
     NoDisplay {
         /// The first that was tried.
         first: u16,
+    },
+    /// The agent does not have the guard that the configuration demands.
+    #[error("the X agent runs without its guard '{}', which vma.nxagent.guard = 1 demands", library.display())]
+    Unguarded {
+        /// The library.
+        library: PathBuf,
     },
     /// A file for the session cannot be written.
     #[error("cannot write '{}'", path.display())]
@@ -207,6 +214,7 @@ impl Context {
             let log = self.settings.log_dir.join("qvd-nxagent.log");
             match nxagent::launch(&command, &log, &self.pid_file()).await {
                 Ok(agent) => {
+                    self.check_guard(&agent)?;
                     let seat = Seat { environment: on_display(&seat), ..seat };
                     let desktop = self.desktop_commands(&seat, desktop);
                     return Ok(Prepared { agent, seat, desktop });
@@ -219,6 +227,27 @@ impl Context {
                 Err(error) => return Err(error.into()),
             }
         }
+    }
+
+    /// The loader passes over a library that it cannot take.
+    fn check_guard(&self, agent: &RunningAgent) -> Result<(), StartError> {
+        let Some(library) = &self.guard else { return Ok(()) };
+        match guard::is_loaded(agent.pid(), library) {
+            Some(true) => return Ok(()),
+            Some(false) => {}
+            None => {
+                tracing::warn!(pid = %agent.pid(), "cannot see whether the agent has its guard");
+                return Ok(());
+            }
+        }
+        if self.settings.guard == GuardMode::On {
+            return Err(StartError::Unguarded { library: library.clone() });
+        }
+        tracing::error!(
+            library = %library.display(),
+            "the agent did not load its guard, its log tells why: a link that breaks during a resume can cost the desktop"
+        );
+        Ok(())
     }
 
     fn agent_command(&self, seat: &Seat, desktop: &[Vec<String>]) -> UserCommand {

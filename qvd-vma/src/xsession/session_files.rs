@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use super::options::{flag, is_windows, printing_port, property};
+use super::options::{flag, is_windows, printing_port, property, slave_port};
 use crate::account::Account;
 
 /// Writes a file with this mode, owned by this account, and only then gives it its name.
@@ -46,7 +46,7 @@ pub(super) fn printing_pairs(
         ("qvd.printing.enabled".to_owned(), u8::from(wanted).to_string()),
         ("qvd.client.os".to_owned(), if is_windows(properties) { "windows" } else { os }.to_owned()),
         ("qvd.printing.port".to_owned(), printing_port(display).to_string()),
-        ("qvd.slave.port".to_owned(), (u32::from(display) + 11_000).to_string()),
+        ("qvd.slave.port".to_owned(), slave_port(display).to_string()),
     ];
     if let Some(flavor) = property(properties, "qvd.client.printing.flavor") {
         pairs.push(("qvd.client.printing.flavor".to_owned(), flavor.to_owned()));

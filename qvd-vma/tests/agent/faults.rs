@@ -225,3 +225,24 @@ async fn a_stubborn_agent_is_killed() {
     machine.wait_state(XState::Stopped).await;
     assert!(!runs(agent));
 }
+
+#[tokio::test]
+async fn an_agent_that_did_not_take_a_demanded_guard_is_not_used() {
+    let setup = Setup::new();
+    let script = setup.path("unguarded");
+    std::fs::write(
+        &script,
+        "echo \"Info: Waiting for connection from any host on socket 'x'.\"\nexec sleep 1000\n",
+    )
+    .unwrap();
+    let machine = setup
+        // What a loader that passes over the library comes to.
+        .set("command.nxagent", &format!("/usr/bin/env LD_PRELOAD= /bin/sh {}", script.display()))
+        .set("vma.nxagent.guard", "1")
+        .start()
+        .await;
+    machine.vma.x_start(&properties()).await.unwrap();
+    let told = eventually("the reason", async || machine.failure().await).await;
+    assert!(told.contains("vma.nxagent.guard = 1"), "{told}");
+    machine.wait_state(XState::Stopped).await;
+}

@@ -169,6 +169,8 @@ impl Setup {
             ("vma.nxagent.listen".to_owned(), path("nx.sock")),
             ("vma.nxagent.authority".to_owned(), "1".to_owned()),
             ("vma.user.home.path".to_owned(), path("home")),
+            // Never one of the machine that the tests run on.
+            ("vma.user.home.drive".to_owned(), String::new()),
             ("vma.user.default.name".to_owned(), me),
             ("internal.nxagent.display".to_owned(), display.to_string()),
             ("command.nxdiag".to_owned(), "/bin/false".to_owned()),
