@@ -77,8 +77,9 @@ pub trait Vma: Debug + Send + Sync + 'static {
     /// Tells the user, by the agent's hook, that the machine is about to expire.
     async fn expire(&self, limits: &Params) -> Result<(), VmaError>;
 
-    /// Why the last desktop, or the last attempt at one, came to nothing: words for the user. `None` when there is
-    /// nothing to say, which is all that agents of other makers ever say.
+    /// Why the last desktop, or the last attempt at one, came to nothing: words for the user, kept until the next
+    /// desktop has been connected to. `None` when there is nothing to say, which is all that agents of other makers
+    /// ever say.
     async fn x_failure(&self) -> Result<Option<String>, VmaError> {
         Ok(None)
     }

@@ -96,7 +96,15 @@ pub fn install(dirs: &[&Path]) -> Result<PathBuf, NoPlace> {
 pub fn is_loaded(pid: Pid, library: &Path) -> Option<bool> {
     let maps = fs::read_to_string(format!("/proc/{pid}/maps")).ok()?;
     let name = library.file_name()?.to_str()?;
-    Some(maps.lines().any(|line| line.rsplit('/').next() == Some(name)))
+    Some(has_code(&maps, name))
+}
+
+/// Whether code of this file is mapped. A library that was given up in the middle leaves its data behind.
+fn has_code(maps: &str, name: &str) -> bool {
+    maps.lines().any(|line| {
+        let executable = line.split(' ').nth(1).is_some_and(|rights| rights.contains('x'));
+        executable && line.rsplit('/').next() == Some(name)
+    })
 }
 
 fn install_in(dir: &Path) -> Result<PathBuf, String> {
@@ -179,7 +187,7 @@ mod tests {
         let preloaded = |library: &Path| {
             let mut cat = std::process::Command::new("/bin/cat");
             cat.arg("/proc/self/maps").env("LD_PRELOAD", library);
-            String::from_utf8(cat.output().unwrap().stdout).unwrap().contains("nxagent-guard.so")
+            has_code(&String::from_utf8(cat.output().unwrap().stdout).unwrap(), "nxagent-guard.so")
         };
         fs::write(run.join("nxagent-guard.so"), LIBRARY).unwrap();
         assert!(!preloaded(&run.join("nxagent-guard.so")), "the loader has changed its mind");

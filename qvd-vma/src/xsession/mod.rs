@@ -1,8 +1,9 @@
 //! The one X session of this machine: nxagent, and the desktop's own program on it.
 //!
 //! Pure: [`machine`] decides, [`output`] reads the agent's words, [`options`], [`environment`] and [`authority`]
-//! make what the agent is started with. The rest does: [`nxagent`] runs the agent, [`desktop`] what is drawn on
-//! it, and [`task`] owns the machine and carries out its actions.
+//! make what the agent is started with, [`user_command`] how anything is started as the session's user. The rest
+//! does: [`nxagent`] runs the agent, [`desktop`] what is drawn on it, and [`task`] owns the machine and carries out
+//! its actions.
 
 pub mod authority;
 pub mod desktop;

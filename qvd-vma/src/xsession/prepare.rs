@@ -431,3 +431,19 @@ fn own_environment(account: &Account) -> Option<String> {
     file.take(64 << 10).read_to_string(&mut text).ok()?;
     Some(text)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use qvd_core::config::Config;
+
+    #[test]
+    fn a_request_does_not_show_what_it_was_given() {
+        let config = Config::builder().build().unwrap();
+        let settings = Settings::from_config(&config, "/usr/bin/qvd-vma".into(), "/usr/bin".into()).unwrap();
+        let properties = [(SLAVE_KEY.to_owned(), "k3y-of-a-client".to_owned())];
+        let request = Request::new(&properties, &settings).unwrap();
+        let shown = format!("{request:?}");
+        assert!(shown.contains(SLAVE_KEY) && !shown.contains("k3y-of-a-client"), "{shown}");
+    }
+}
