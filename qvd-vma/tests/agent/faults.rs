@@ -144,7 +144,7 @@ async fn a_slow_link_connects_and_resumes_though_it_takes_longer_than_a_client_i
     let mut before = None;
     for _ in ["connect", "resume"] {
         machine.listen().await;
-        let link = Relay::slow(machine.path("link.sock"), machine.socket(), Duration::from_millis(2));
+        let link = Relay::slow(machine.path("link.sock"), machine.socket(), Duration::from_millis(3));
         let begun = Instant::now();
         let mut viewer = screen.view(link.socket());
         let reached = [XState::Connected, XState::Suspended, XState::Stopped];
