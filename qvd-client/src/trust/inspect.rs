@@ -62,10 +62,17 @@ pub(crate) fn inspect(
     algorithms: &WebPkiSupportedAlgorithms,
     now: SystemTime,
 ) -> Report {
-    let mut problems = Vec::new();
+    let chain_flaw = chain_flaw(chain, anchors, algorithms, now);
+    let chain_holds = chain_flaw.is_none();
+    let mut problems: Vec<Problem> = chain_flaw.map(|flaw| Problem { depth: 0, flaw }).into_iter().collect();
     let mut presented = Vec::new();
     for (depth, der) in chain.iter().enumerate() {
-        let mut add = |flaw| problems.push(Problem { depth, flaw });
+        // A chain that holds may have had no need of all its certificates: an outdated cross-signature, a root.
+        let mut add = |flaw| {
+            if depth == 0 || !chain_holds {
+                problems.push(Problem { depth, flaw });
+            }
+        };
         match X509Certificate::from_der(der) {
             Ok((_, certificate)) => {
                 own_flaws(&certificate, depth, now, &mut add);
@@ -79,9 +86,6 @@ pub(crate) fn inspect(
                 presented.push(Presented::unreadable(der));
             }
         }
-    }
-    if let Some(flaw) = chain_flaw(chain, anchors, algorithms, now) {
-        problems.insert(0, Problem { depth: 0, flaw });
     }
     Report { server: server.to_owned(), chain: presented, problems }
 }
@@ -339,6 +343,26 @@ mod tests {
         assert_eq!(flaws("vdi.example", &[old], &anchors), [Flaw::Expired]);
         let early = signed(params(&["vdi.example"]), 3999, 4000);
         assert_eq!(flaws("vdi.example", &[early], &anchors), [Flaw::NotYetValid]);
+    }
+
+    #[test]
+    fn certificates_that_a_good_chain_does_not_need_have_no_say() {
+        let authority = |name: &str, until| {
+            let mut ca = params(&[]);
+            ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            ca.distinguished_name.push(DnType::CommonName, name);
+            ca.not_after = date_time_ymd(until, 1, 1);
+            CertifiedIssuer::self_signed(ca, KeyPair::generate().unwrap()).unwrap()
+        };
+        let (ca, outdated) = (authority("Test authority", 4000), authority("Old authority", 2001));
+        let leaf =
+            params(&["vdi.example"]).signed_by(&KeyPair::generate().unwrap(), &ca).unwrap().der().clone();
+        let anchors = TrustAnchors::new([ca.der().clone()]);
+        let chain = [leaf, outdated.der().clone()];
+        assert_eq!(flaws("vdi.example", &chain, &anchors), []);
+        assert_eq!(flaws("other.example", &chain, &anchors), [Flaw::WrongHost(vec!["vdi.example".into()])]);
+        let all = [Flaw::UntrustedRoot, Flaw::Expired];
+        assert_eq!(flaws("vdi.example", &chain, &TrustAnchors::default()), all, "nothing holds");
     }
 
     #[test]
