@@ -127,6 +127,41 @@ async fn a_trusted_certificate_asks_nobody() {
 }
 
 #[tokio::test]
+async fn a_trusted_server_that_suddenly_vouches_for_itself_has_changed() {
+    let dir = tempfile::tempdir().unwrap();
+    let memory = dir.path().join("accepted_certs.json");
+    let identity = common::self_signed();
+    let anchors = TrustAnchors::new(identity.chain.clone());
+    let trusted = router_with(&[LIST], Some(common::server_config(identity)), 0, common::closing()).await;
+    let client = |port| {
+        let builder = builder(port).judge(Fixed::AcceptUnlessChanged).trust_anchors(anchors.clone());
+        builder.remember_in(&memory).build().unwrap()
+    };
+    assert_eq!(list(&client(trusted.port)).await.unwrap(), 1);
+
+    let other = router(&[LIST]).await;
+    let text = std::fs::read_to_string(&memory).unwrap();
+    std::fs::write(&memory, text.replace(&format!(":{}\"", trusted.port), &format!(":{}\"", other.port)))
+        .unwrap();
+    let error = list(&client(other.port)).await.unwrap_err();
+    assert!(matches!(error, Error::CertificateChanged { .. }), "{error:?}");
+    assert!(other.requests().is_empty(), "credentials went to a changed server");
+}
+
+#[tokio::test]
+async fn a_trusted_server_is_served_where_nothing_can_be_remembered() {
+    let dir = tempfile::tempdir().unwrap();
+    let identity = common::self_signed();
+    let anchors = TrustAnchors::new(identity.chain.clone());
+    let router = router_with(&[LIST], Some(common::server_config(identity)), 0, common::closing()).await;
+    // Its directory leads to nowhere: absent when read, and nothing can be made there.
+    let memory = dir.path().join("missing").join("accepted_certs.json");
+    std::os::unix::fs::symlink("/proc/self/nowhere", dir.path().join("missing")).unwrap();
+    let client = builder(router.port).trust_anchors(anchors).remember_in(memory).build().unwrap();
+    assert_eq!(list(&client).await.unwrap(), 1);
+}
+
+#[tokio::test]
 async fn a_client_certificate_is_shown_when_asked_for() {
     common::install_provider();
     let (server, user) = (common::self_signed(), common::self_signed());

@@ -193,7 +193,16 @@ impl Dialler {
             None => TrustStore::default(),
         };
         match assess(report, &store, &tls.policy) {
-            Assessment::Trusted | Assessment::Remembered => Ok(()),
+            Assessment::Remembered => Ok(()),
+            Assessment::Trusted(report) => {
+                if let Some(file) = tls.memory.as_ref().filter(|_| !store.knows(&report)) {
+                    // Only a later change would go unnoticed: no reason to keep anybody from a server that is trusted.
+                    if let Err(error) = TrustStore::remember_in(file, &report) {
+                        tracing::warn!(error = %qvd_core::error::chain(&error), "a trusted certificate is not remembered");
+                    }
+                }
+                Ok(())
+            }
             Assessment::Unacceptable(report) => {
                 let fatal = report.problems.iter().filter(|p| !tls.policy.allows(&p.flaw)).cloned();
                 let problems =

@@ -1,8 +1,11 @@
 //! Whether a server's certificate is good enough, and who says so.
 //!
 //! Nothing fails while the certificate is read: what is wrong with it is collected in a [`Report`]. [`assess`] compares
-//! the report with the [`Policy`] and with what was accepted before ([`TrustStore`]); where neither decides, a
+//! the report with the [`Policy`] and with what the server showed before ([`TrustStore`]); where neither decides, a
 //! [`Judge`] is asked, before any credential was sent.
+//!
+//! A certificate without flaws is remembered as well. It may be replaced by another such without a word, as it is each
+//! time an authority renews it; but a doubtful one in its place is a change.
 
 mod fingerprint;
 pub(crate) mod inspect;
@@ -55,6 +58,7 @@ impl Flaw {
             Self::SelfSigned => 18,
             Self::UntrustedRoot => 19,
             Self::UnknownIssuer => 20,
+            // OpenSSL's, of a revocation list; the clients' own 2001 is for the answer of a responder (OCSP).
             Self::Revoked => 23,
             Self::WrongHost(_) => 1001,
             Self::WeakHash(_) => 1002,
@@ -194,7 +198,8 @@ impl Policy {
 pub struct Question {
     /// What the server showed.
     pub report: Report,
-    /// The certificate that was accepted for this server before: this is another one, and somebody may sit in between.
+    /// The certificate that this server had before, trusted or accepted: this is another one, and somebody may sit in
+    /// between.
     pub changed_from: Option<Fingerprint>,
 }
 
@@ -275,7 +280,7 @@ impl Judge for Fixed {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Assessment {
     /// Nothing is wrong.
-    Trusted,
+    Trusted(Report),
     /// What is wrong was accepted before, for exactly this certificate.
     Remembered,
     /// Somebody has to decide.
@@ -287,7 +292,7 @@ pub enum Assessment {
 /// Compares a report with policy and memory. Pure.
 pub fn assess(report: Report, store: &TrustStore, policy: &Policy) -> Assessment {
     if report.problems.is_empty() {
-        return Assessment::Trusted;
+        return Assessment::Trusted(report);
     }
     if report.problems.iter().any(|p| !policy.allows(&p.flaw)) {
         return Assessment::Unacceptable(report);
@@ -320,7 +325,7 @@ pub(crate) mod tests {
     #[test]
     fn nothing_wrong_is_trusted_and_fatal_flaws_ask_nobody() {
         let (store, policy) = (TrustStore::default(), Policy::default());
-        assert_eq!(assess(report("a:1", 1, &[]), &store, &policy), Assessment::Trusted);
+        assert!(matches!(assess(report("a:1", 1, &[]), &store, &policy), Assessment::Trusted(_)));
         for flaw in [Flaw::WeakKey(1024), Flaw::Revoked] {
             let both = report("a:1", 1, &[Flaw::SelfSigned, flaw]);
             assert!(matches!(assess(both, &store, &policy), Assessment::Unacceptable(_)));
@@ -348,6 +353,29 @@ pub(crate) mod tests {
         assert_eq!(asked(report("b:1", 1, &[Flaw::SelfSigned])), None, "accepted for another server");
         let worse = report("a:1", 1, &[Flaw::SelfSigned, Flaw::Expired]);
         assert_eq!(asked(worse), None, "the same certificate with a new flaw is no change");
+    }
+
+    #[test]
+    fn a_trusted_server_that_becomes_doubtful_has_changed_and_a_renewal_has_not() {
+        let (mut store, policy) = (TrustStore::default(), Policy::default());
+        let (good, renewed) = (report("a:1", 1, &[]), report("a:1", 2, &[]));
+        let doubtful = report("a:1", 3, &[Flaw::SelfSigned]);
+        let changed_from = |store: &TrustStore| match assess(doubtful.clone(), store, &policy) {
+            Assessment::Ask(question) => question.changed_from,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(changed_from(&store), None, "a first visit");
+        assert!(!store.knows(&good));
+        store.remember(&good);
+        assert!(store.knows(&good) && !store.knows(&renewed));
+        assert_eq!(assess(renewed.clone(), &store, &policy), Assessment::Trusted(renewed.clone()));
+        store.remember(&renewed);
+        assert_eq!(changed_from(&store), Some(renewed.fingerprint()));
+        let expired = report("a:1", 2, &[Flaw::Expired]);
+        assert!(
+            matches!(assess(expired, &store, &policy), Assessment::Ask(question) if question.changed_from.is_none()),
+            "it was good once, which accepts no flaw of it"
+        );
     }
 
     #[tokio::test]

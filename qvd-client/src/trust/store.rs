@@ -1,8 +1,9 @@
 //! Certificates that were accepted: `accepted_certs.json`, shared with the original clients.
 //!
 //! An object; key `sha256$FINGERPRINT`, value `algo`, `fingerprint`, `description` (fields of the subject) and `errors`
-//! (numbers that were accepted). This project adds `hosts` (servers for which it was accepted), so that a change can be
-//! told from a first visit; entries without it count for every server. Unknown members are kept.
+//! (numbers that were accepted). This project adds `hosts` (servers that showed it), so that a change can be told from a
+//! first visit; entries without it count for every server. A certificate that needed no acceptance has no `errors`.
+//! Unknown members are kept.
 
 use std::fs;
 use std::io::{self, Write as _};
@@ -82,16 +83,25 @@ impl TrustStore {
             })
     }
 
-    /// Fingerprint that was last accepted for a server.
+    /// Whether this certificate is the last that was remembered for its server.
+    pub fn knows(&self, report: &Report) -> bool {
+        self.remembered_for(&report.server) == Some(report.fingerprint())
+    }
+
+    /// Fingerprint that was last remembered for a server.
     pub fn remembered_for(&self, server: &str) -> Option<Fingerprint> {
         let entry = self.entries.values().find(|entry| hosts(entry).is_some_and(|h| h.contains(&server)))?;
         entry.get("fingerprint")?.as_str()?.parse().ok()
     }
 
-    /// Accepts what a report says, for its server; forgets what that server showed before.
+    /// Accepts what a report says, for its server; forgets what that server showed before. Of the certificates behind
+    /// the server's own, those with flaws are kept.
     pub fn remember(&mut self, report: &Report) {
         self.forget(&report.server);
         for (depth, certificate) in report.chain.iter().enumerate() {
+            if depth > 0 && report.problems.iter().all(|p| p.depth != depth) {
+                continue;
+            }
             let key = key(certificate.fingerprint);
             let entry = self.entries.entry(key).or_insert_with(|| {
                 json!({
