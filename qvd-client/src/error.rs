@@ -198,14 +198,13 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
-    /// The X server wants a cookie, which NX cannot hand on.
-    #[error(
-        "your X display '{display}' admits only clients with a cookie, and NX hands on none; allow yourself first, \
-         on that display: xhost +si:localuser:$(id -un)"
-    )]
+    /// The X server is there and does not let us in.
+    #[error("your X display '{display}' lets no window of yours in: {reason}")]
     ScreenRefuses {
         /// As in `DISPLAY`.
         display: String,
+        /// Why, and what can be done.
+        reason: String,
     },
     /// The program that shows the desktop is not installed.
     #[error("'{program}' is not installed; install the package nxproxy (apt-get install nxproxy)")]

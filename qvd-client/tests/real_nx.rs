@@ -10,8 +10,9 @@ use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use common::x::{LikeSsh, XServer};
 use common::{LIMIT, LIST, SWITCH, connect, on_switch, router_with, skip, trusting};
-use qvd_client::tunnel::{Ended, NxProxy};
+use qvd_client::tunnel::{Ended, NxProxy, Screen};
 use qvd_client::{Error, Progress};
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader};
 use tokio::net::UnixStream;
@@ -40,20 +41,6 @@ async fn wait_for(lines: &mut Lines, text: &str) {
     let found = lines.wait_for(|lines| lines.iter().any(|line| line.contains(text)));
     let in_time = timeout(LIMIT, found).await.is_ok_and(|found| found.is_ok());
     assert!(in_time, "no '{text}' in {:#?}", lines.borrow().clone());
-}
-
-/// An X server on a display of its own choice.
-async fn screen() -> Option<(Child, String)> {
-    let mut child = Command::new("Xvfb")
-        .args(["-displayfd", "1", "-screen", "0", "1024x768x24", "-ac", "-noreset", "-nolisten", "tcp"])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .kill_on_drop(true)
-        .spawn()
-        .ok()?;
-    let mut lines = BufReader::new(child.stdout.take()?).lines();
-    let number = timeout(LIMIT, lines.next_line()).await.ok()?.ok()??;
-    Some((child, format!(":{}", number.trim())))
 }
 
 /// An agent that listens on a unix socket in `dir`. Display numbers are tried from a place that depends on this process.
@@ -96,8 +83,8 @@ async fn agent(dir: &Path) -> Option<(Child, Lines, PathBuf)> {
 
 /// A screen, an agent, and the two ends of a session between them.
 struct Stage {
-    _screen: Child,
-    display: String,
+    _x: XServer,
+    screen: Screen,
     dir: tempfile::TempDir,
     agent: Child,
     log: Lines,
@@ -105,15 +92,21 @@ struct Stage {
 }
 
 impl Stage {
+    /// On a screen that admits everybody.
     async fn set() -> Option<Self> {
+        let Some(x) = XServer::open().await else {
+            skip("Xvfb does not start");
+            return None;
+        };
+        let screen = Screen::open(&x.display(), Path::new("/nonexistent")).await.unwrap();
+        Self::set_on(x, screen).await
+    }
+
+    async fn set_on(x: XServer, screen: Screen) -> Option<Self> {
         if NxProxy::find("nxproxy").is_err() || NxProxy::find("nxagent").is_err() {
             skip("nxproxy and nxagent are not installed");
             return None;
         }
-        let Some((screen, display)) = screen().await else {
-            skip("Xvfb does not start");
-            return None;
-        };
         let dir = tempfile::tempdir().unwrap();
         std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o700)).unwrap();
         std::fs::DirBuilder::new().mode(0o700).create(dir.path().join("run")).unwrap();
@@ -130,7 +123,7 @@ impl Stage {
             }
         });
         let router = router_with(&[LIST, SWITCH], tls, 0, far_end).await;
-        Some(Self { _screen: screen, display, dir, agent, log, router })
+        Some(Self { _x: x, screen, dir, agent, log, router })
     }
 
     /// Shows the desktop; once it is up on both sides, `then` happens, and afterwards the session is cancelled if that is
@@ -141,14 +134,15 @@ impl Stage {
         let (start, mut started) = watch::channel(false);
         let teller = Arc::clone(&told);
         let run = self.dir.path().join("run");
-        let proxy = NxProxy::find("nxproxy").unwrap().display(&self.display).runtime_dir(&run).on_progress(
-            move |p| {
-                if p == Progress::Started {
-                    start.send_replace(true);
-                }
-                teller.lock().unwrap().push(p);
-            },
-        );
+        let proxy =
+            NxProxy::find("nxproxy").unwrap().display(self.screen.display()).runtime_dir(&run).on_progress(
+                move |p| {
+                    if p == Progress::Started {
+                        start.send_replace(true);
+                    }
+                    teller.lock().unwrap().push(p);
+                },
+            );
         let (cancel, cancelled) = tokio::sync::oneshot::channel::<()>();
         let running = proxy.run(session, async {
             let _ = cancelled.await;
@@ -203,4 +197,17 @@ async fn a_link_that_breaks_is_complained_about() {
         })
         .await;
     assert!(ended.unwrap().complaint.is_some());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_real_desktop_shows_on_a_display_behind_ssh() {
+    let Some(x) = XServer::with_cookie().await else { return skip("Xvfb does not start") };
+    let ssh = LikeSsh::before(&x).await;
+    let authority = x.authority("ssh", ssh.number, &LikeSsh::COOKIE);
+    let screen = Screen::open(&ssh.display(), &authority).await.unwrap();
+    assert!(screen.display().starts_with(':'), "{screen:?}");
+    let Some(mut stage) = Stage::set_on(x, screen).await else { return };
+    let ended = stage.show(async |_| true).await;
+    assert!(matches!(ended, Err(Error::Cancelled)), "{ended:?}");
+    wait_for(&mut stage.log, "Session: Session suspended at").await;
 }

@@ -1,8 +1,10 @@
 //! The command line: the options of the 3.5 client, each with a long form, and a few more.
 
+use std::convert::Infallible;
 use std::path::PathBuf;
 
 use clap::{ArgAction, Parser, ValueEnum};
+use qvd_core::Secret;
 
 /// Shows the desktop of a virtual machine of a QVD server.
 ///
@@ -32,16 +34,16 @@ pub(crate) struct Args {
 
     /// Password. Other users of this machine can read it in the process list: better type it when asked, or use
     /// QVDPASSWORD or --password-stdin
-    #[arg(short = 'w', long, env = "QVDPASSWORD", hide_env_values = true, value_name = "PASSWORD")]
-    pub(crate) password: Option<String>,
+    #[arg(short = 'w', long, env = "QVDPASSWORD", hide_env_values = true, value_name = "PASSWORD", value_parser = secret)]
+    pub(crate) password: Option<Secret<String>>,
 
     /// Read the password from the first line of standard input
     #[arg(long, conflicts_with = "bearer")]
     pub(crate) password_stdin: bool,
 
     /// Log in with this token instead of a password
-    #[arg(short = 'b', long, env = "QVDBEARER", hide_env_values = true, value_name = "TOKEN")]
-    pub(crate) bearer: Option<String>,
+    #[arg(short = 'b', long, env = "QVDBEARER", hide_env_values = true, value_name = "TOKEN", value_parser = secret)]
+    pub(crate) bearer: Option<Secret<String>>,
 
     /// Size of the desktop, like 1024x768
     #[arg(short = 'g', long, value_name = "WxH")]
@@ -148,7 +150,8 @@ pub(crate) enum SslErrors {
 }
 
 const AFTER_HELP: &str = "\
-Environment: QVDHOST, QVDPORT, QVDLOGIN, QVDPASSWORD, QVDBEARER, QVDVMID; QVD_DEBUG and QVD_DEBUG_FILE; DISPLAY.
+Environment: QVDHOST, QVDPORT, QVDLOGIN, QVDPASSWORD, QVDBEARER, QVDVMID; QVD_DEBUG and QVD_DEBUG_FILE; DISPLAY and
+XAUTHORITY.
 An empty variable counts as absent.
 
 Exit status:
@@ -165,21 +168,19 @@ Exit status:
 impl Args {
     /// What the user wrote, empty texts taken for absent ones.
     pub(crate) fn normalized(mut self) -> Self {
-        let texts = [
-            &mut self.host,
-            &mut self.port,
-            &mut self.user,
-            &mut self.password,
-            &mut self.bearer,
-            &mut self.vm_id,
-        ];
+        let texts = [&mut self.host, &mut self.port, &mut self.user, &mut self.vm_id];
         for text in texts {
-            if text.as_deref() == Some("") {
-                *text = None;
-            }
+            text.take_if(|text| text.is_empty());
+        }
+        for secret in [&mut self.password, &mut self.bearer] {
+            secret.take_if(|secret| secret.expose().is_empty());
         }
         self
     }
+}
+
+fn secret(text: &str) -> Result<Secret<String>, Infallible> {
+    Ok(Secret::new(text.to_owned()))
 }
 
 #[cfg(test)]
@@ -195,6 +196,11 @@ mod tests {
                     -c a.crt -k a.key -r -2 -s 7 -d";
         let args = Args::try_parse_from(line.split_whitespace()).unwrap().normalized();
         assert_eq!(args.host.as_deref(), Some("vdi"));
+        assert_eq!(args.password.as_ref().map(|word| word.expose().as_str()), Some("secret"));
+        let bearer = Args::try_parse_from(["qvdclient", "-b", "secret"]).unwrap();
+        assert!(!format!("{args:?}{bearer:?}").contains("secret"));
+        let empty = Args::try_parse_from(["qvdclient", "-w", "", "-b", "", "-h", ""]).unwrap().normalized();
+        assert!(empty.password.is_none() && empty.bearer.is_none() && empty.host.is_none());
         assert!(args.fullscreen && args.first && args.no_check && args.restart && args.twice && args.debug);
         assert!(Args::try_parse_from(["qvdclient", "-l", "--json"]).unwrap().json);
         for only_prints in ["-?", "-v", "--help"] {

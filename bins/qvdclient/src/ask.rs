@@ -7,20 +7,22 @@ use qvd_client::Error;
 use qvd_client::list::{Chooser, Entry, printable};
 use qvd_client::trust::{Decision, Judge, Question};
 
+use crate::terminal::ask_secret;
+
 /// Whether somebody sits there who can be asked.
 pub(crate) fn somebody_is_there() -> bool {
     io::stdin().is_terminal() && io::stderr().is_terminal()
 }
 
 /// Asks for the password without showing it.
-pub(crate) fn password(login: &str, host: &str) -> io::Result<String> {
-    rpassword::prompt_password(format!("Password of {} at {}: ", printable(login), printable(host)))
+pub(crate) async fn password(login: &str, host: &str) -> io::Result<String> {
+    ask_secret(&format!("Password of {} at {}: ", printable(login), printable(host))).await
 }
 
 /// The first line of standard input.
-pub(crate) fn password_from_stdin() -> io::Result<String> {
-    let mut line = String::new();
-    if io::stdin().lock().read_line(&mut line)? == 0 {
+pub(crate) async fn password_from_stdin() -> io::Result<String> {
+    let line = line_of_stdin().await?;
+    if line.is_empty() {
         return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "standard input is empty"));
     }
     Ok(line.trim_end_matches(['\r', '\n']).to_owned())
@@ -40,7 +42,7 @@ impl Judge for AtTheTerminal {
         } else {
             "Accept it? [n]o, [o]nce, [a]lways: "
         };
-        let answer = answer(format!("{text}{prompt}")).await.unwrap_or_default();
+        let answer = answer(&format!("{text}{prompt}")).await.unwrap_or_default();
         match (changed, answer.trim().to_ascii_lowercase().as_str()) {
             (true, "replace") | (false, "a" | "always") => Decision::Always,
             (false, "o" | "once") => Decision::Once,
@@ -59,7 +61,7 @@ impl Chooser for FromTheList {
         if let [only] = vms {
             return Ok(only.id);
         }
-        let answer = answer(format!("{}Which one? ", table(vms))).await.unwrap_or_default();
+        let answer = answer(&format!("{}Which one? ", table(vms))).await.unwrap_or_default();
         chosen(vms, answer.trim())
             .ok_or_else(|| Error::NoChoice(format!("'{}' is not on the list", printable(answer.trim()))))
     }
@@ -112,16 +114,19 @@ fn describe(question: &Question) -> String {
     text
 }
 
-/// Asks on the terminal, aside from the runtime's own threads.
-async fn answer(prompt: String) -> io::Result<String> {
-    let asking = tokio::task::spawn_blocking(move || {
-        eprint!("{prompt}");
-        io::stderr().flush()?;
+/// Asks on the terminal.
+async fn answer(prompt: &str) -> io::Result<String> {
+    io::stderr().write_all(prompt.as_bytes())?;
+    line_of_stdin().await
+}
+
+/// The next line, read aside from the runtime's own thread; empty at the end.
+async fn line_of_stdin() -> io::Result<String> {
+    let reading = tokio::task::spawn_blocking(|| {
         let mut line = String::new();
-        io::stdin().lock().read_line(&mut line)?;
-        Ok(line)
+        io::stdin().lock().read_line(&mut line).map(|_| line)
     });
-    asking.await.unwrap_or_else(|failed| Err(io::Error::other(failed)))
+    reading.await.map_err(io::Error::other)?
 }
 
 #[cfg(test)]

@@ -1,10 +1,14 @@
 //! The keyboard of the screen, so that the desktop's keys mean the same.
 
-use std::process::{Command, Stdio};
+use std::process::Stdio;
+
+use tokio::process::Command;
 
 /// `MODEL/LAYOUT` as the X server says, when `setxkbmap` is there to ask it.
-pub(crate) fn of_the_screen() -> Option<String> {
-    let output = Command::new("setxkbmap").arg("-query").stderr(Stdio::null()).output().ok()?;
+pub(crate) async fn of_the_screen() -> Option<String> {
+    let mut command = Command::new("setxkbmap");
+    command.arg("-query").stderr(Stdio::null()).kill_on_drop(true);
+    let output = command.output().await.ok()?;
     parse(&String::from_utf8_lossy(&output.stdout))
 }
 

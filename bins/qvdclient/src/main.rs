@@ -1,6 +1,8 @@
 //! `qvdclient`: shows the desktop of a virtual machine of a QVD server.
 
 #![forbid(unsafe_code)]
+// The standard macros panic when nobody reads any more.
+#![deny(clippy::print_stderr)]
 
 mod args;
 mod ask;
@@ -8,6 +10,7 @@ mod failure;
 mod keyboard;
 mod report;
 mod settings;
+mod terminal;
 
 use std::fs;
 use std::io::{self, Write as _};
@@ -18,15 +21,17 @@ use std::time::Instant;
 
 use clap::{CommandFactory as _, Parser as _};
 use qvd_client::list::{Choice, Chooser, Entry};
+use qvd_client::options::SessionOptions;
 use qvd_client::trust::{Fingerprint, Fixed};
-use qvd_client::tunnel::check_screen;
+use qvd_client::tunnel::{NxProxy, Screen};
 use qvd_client::{Client, ClientBuilder, Credentials, Error, Session};
 use qvd_core::config::Config;
+use qvd_core::error::chain;
 use tokio::signal::unix::{SignalKind, signal};
 
 use args::{Args, SslErrors};
 use failure::Failure;
-use report::Reporter;
+use report::{Reporter, say};
 
 fn main() -> ExitCode {
     let started = Instant::now();
@@ -44,9 +49,9 @@ fn main() -> ExitCode {
     match run(&args, started) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("qvdclient: {}", qvd_core::error::chain(&failure));
+            say(format_args!("qvdclient: {}", chain(&failure)));
             if let Some(advice) = failure.advice() {
-                eprintln!("qvdclient: {advice}");
+                say(format_args!("qvdclient: {advice}"));
             }
             failure.exit_code()
         }
@@ -56,59 +61,60 @@ fn main() -> ExitCode {
 fn run(args: &Args, started: Instant) -> Result<(), Failure> {
     start_log(args)?;
     let config = settings::load(args)?;
-    for warning in config.warnings() {
-        eprintln!("qvdclient: warning: {warning}");
+    for warning in config.warnings().iter().chain(&settings::without_effect(&config)) {
+        say(format_args!("qvdclient: warning: {warning}"));
     }
     // A second call of this process finds the first one's provider, which is the same.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let reporter = Reporter::new(args.quiet, args.print_timings, started);
-    let screen = if args.list { None } else { Some(screen(&config, args)?) };
-    // Asked for before anything runs, so that Ctrl-C at the prompt just ends the program.
-    let credentials = credentials(&config, args)?;
-    let client = client(&config, args, credentials, &reporter)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|source| Failure::System { operation: "start the runtime", source })?;
-    let ended = runtime.block_on(visit(&config, args, client, screen, &reporter));
+    let ended = runtime.block_on(visit(&config, args, &reporter));
     // A question on the terminal may still wait for its answer; nobody waits for that.
     runtime.shutdown_background();
     ended
 }
 
 /// What a session needs on this side.
-struct Screen {
-    proxy: qvd_client::tunnel::NxProxy,
-    options: qvd_client::options::SessionOptions,
+struct Here {
+    proxy: NxProxy,
+    options: SessionOptions,
+    // Its door stays open as long as this lives.
+    _screen: Screen,
 }
 
 /// Looks at what a session needs here, before anybody is asked for a password.
-fn screen(config: &Config, args: &Args) -> Result<Screen, Failure> {
+async fn here(config: &Config, args: &Args) -> Result<Here, Failure> {
     let proxy = settings::nx_proxy(config, args).map_err(Failure::Listing)?;
-    settings::variable("DISPLAY").ok_or(Failure::Listing(Error::NoDisplay))?;
-    let keyboard = if args.keyboard.is_none() { keyboard::of_the_screen() } else { None };
+    let display = settings::variable("DISPLAY").ok_or(Failure::Listing(Error::NoDisplay))?;
+    let screen = Screen::open(&display, &settings::x_authority()).await.map_err(Failure::Listing)?;
+    let keyboard = if args.keyboard.is_none() { keyboard::of_the_screen().await } else { None };
     let options = settings::session_options(config, args, keyboard).map_err(Failure::Listing)?;
-    Ok(Screen { proxy, options })
+    Ok(Here { proxy: proxy.display(screen.display()), options, _screen: screen })
 }
 
-fn credentials(config: &Config, args: &Args) -> Result<Credentials, Failure> {
+async fn credentials(config: &Config, args: &Args) -> Result<Credentials, Failure> {
     if let Some(token) = &args.bearer {
-        return Ok(Credentials::bearer(token.as_str()));
+        return Ok(Credentials::bearer(token.expose().as_str()));
     }
     let login = config.text("client.user.name");
     if login.is_empty() {
         let remedy = "no user given: use -u NAME, QVDLOGIN, or client.user.name in ~/.qvd/client.conf";
         return Err(Failure::Usage(remedy.to_owned()));
     }
-    let unreadable = |source| Failure::System { operation: "read the password", source };
     let password = if args.password_stdin {
-        ask::password_from_stdin().map_err(unreadable)?
+        let unreadable = |source| Failure::System { operation: "read the password", source };
+        ask::password_from_stdin().await.map_err(unreadable)?
     } else if let Some(password) = &args.password {
-        password.clone()
+        password.expose().clone()
     } else if config.has("client.user.password") {
         config.secret("client.user.password").expose().clone()
     } else {
-        ask::password(&login, &settings::host(config)?).map_err(unreadable)?
+        let operation = "ask for the password on the terminal (--password-stdin and QVDPASSWORD need none)";
+        let unanswered = |source| Failure::System { operation, source };
+        ask::password(&login, &settings::host(config)?).await.map_err(unanswered)?
     };
     Ok(Credentials::basic(login, password))
 }
@@ -150,29 +156,31 @@ fn judged(config: &Config, args: &Args, builder: ClientBuilder) -> Result<Client
     })
 }
 
-async fn visit(
-    config: &Config,
-    args: &Args,
-    client: Client,
-    screen: Option<Screen>,
-    reporter: &Reporter,
-) -> Result<(), Failure> {
+async fn visit(config: &Config, args: &Args, reporter: &Reporter) -> Result<(), Failure> {
+    // First of all, so that a signal finds nothing half done, the terminal for one.
     let ending = Ending::listen()?;
-    let Some(screen) = screen else {
+    let here = if args.list { None } else { Some(ending.unless(here(config, args)).await??) };
+    let credentials = ending.unless(credentials(config, args)).await??;
+    let client = client(config, args, credentials, reporter)?;
+    let Some(here) = here else {
         let entries = ending.unless(client.list()).await?.map_err(Failure::Listing)?;
         return print_list(&entries, args.json);
     };
-    if let Some(display) = settings::variable("DISPLAY") {
-        ending.unless(check_screen(&display)).await?.map_err(Failure::Listing)?;
-    }
     let chooser = chooser(config, args)?;
+    let teller = reporter.clone();
+    let proxy = here.proxy.clone().on_progress(move |progress| teller.progress(&progress));
     for _ in 0..if args.twice { 2 } else { 1 } {
-        let session = ending.unless(connect(&client, chooser.as_ref(), &screen, args.restart)).await?;
+        let local_end = proxy.prepare().map_err(Failure::Listing)?;
+        let session = ending.unless(connect(&client, chooser.as_ref(), &here.options, args.restart)).await?;
         let session = session.map_err(|error| blame(error, reporter))?;
-        keep_slave_key(&session)?;
-        let teller = reporter.clone();
-        let proxy = screen.proxy.clone().on_progress(move |progress| teller.progress(&progress));
-        let ended = proxy.run(session, ending.come()).await;
+        if let Err(failure) = keep_slave_key(&session) {
+            // The desktop is worth more than the tools beside it.
+            say(format_args!(
+                "qvdclient: warning: no folders or printers in this session: {}",
+                chain(&failure)
+            ));
+        }
+        let ended = local_end.run(session, ending.come()).await;
         if let Some(number) = ending.signal() {
             return Err(Failure::Signal(number));
         }
@@ -186,13 +194,13 @@ async fn visit(
 async fn connect(
     client: &Client,
     chooser: &dyn Chooser,
-    screen: &Screen,
+    options: &SessionOptions,
     restart: bool,
 ) -> Result<Session, Error> {
     if restart {
-        client.restart_and_connect(chooser, &screen.options).await
+        client.restart_and_connect(chooser, options).await
     } else {
-        client.connect(chooser, &screen.options).await
+        client.connect(chooser, options).await
     }
 }
 
@@ -259,7 +267,9 @@ impl Ending {
     fn listen() -> Result<Self, Failure> {
         let failed = |source| Failure::System { operation: "listen for signals", source };
         let (send, came) = tokio::sync::watch::channel(None);
-        for kind in [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()] {
+        let kinds =
+            [SignalKind::interrupt(), SignalKind::quit(), SignalKind::terminate(), SignalKind::hangup()];
+        for kind in kinds {
             let mut signals = signal(kind).map_err(failed)?;
             let send = send.clone();
             tokio::spawn(async move {
@@ -298,7 +308,8 @@ fn start_log(args: &Args) -> Result<(), Failure> {
     if !args.debug && settings::variable("QVD_DEBUG").is_none() {
         return Ok(());
     }
-    let builder = tracing_subscriber::fmt().with_env_filter("debug");
+    // What cannot be logged is not complained about: the complaint would go where nobody reads either.
+    let builder = tracing_subscriber::fmt().with_env_filter("debug").log_internal_errors(false);
     match settings::variable("QVD_DEBUG_FILE") {
         Some(path) => {
             let file = fs::OpenOptions::new().append(true).create(true).open(&path);

@@ -1,11 +1,17 @@
 //! What is said while it works: progress for people, timings for programs.
 
-use std::io::Write as _;
+use std::fmt::Display;
+use std::io::{self, Write as _};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use qvd_client::Progress;
+
+/// Says something to whoever sits there. That nobody listens any more is no reason to end.
+pub(crate) fn say(text: impl Display) {
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}
 
 /// Tells progress; cheap to clone.
 #[derive(Clone, Debug)]
@@ -27,12 +33,11 @@ impl Reporter {
             self.asked_for_vm.store(true, Ordering::Relaxed);
         }
         if !self.quiet {
-            eprintln!("{progress}");
+            say(progress);
         }
         if let Some(step) = step(progress).filter(|_| self.timings) {
-            // Whoever reads it may have gone; that is no reason to end a session.
             let seconds = self.started.elapsed().as_secs_f64();
-            let _ = writeln!(std::io::stdout().lock(), "timing {step} {seconds:.3}");
+            let _ = writeln!(io::stdout().lock(), "timing {step} {seconds:.3}");
         }
     }
 

@@ -23,6 +23,15 @@ const SYSTEM_AUTHORITIES: [&str; 4] = [
     "/etc/ssl/cert.pem",
 ];
 
+/// Keys of the older clients that nothing here answers to, and why.
+const WITHOUT_EFFECT: [(&str, &str); 4] = [
+    ("client.ssl.ocsp_mode", NOT_ASKED),
+    ("client.ssl.allow_ocsp_error", NOT_ASKED),
+    ("client.ssl.allow_ocsp_server_failure", NOT_ASKED),
+    ("client.ssl.options.SSL_version", "TLS 1.2 and 1.3 are spoken, nothing older"),
+];
+const NOT_ASKED: &str = "no responder is asked whether a certificate was revoked";
+
 /// Reads an environment variable; empty counts as absent.
 pub(crate) fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|text| !text.is_empty())
@@ -32,6 +41,12 @@ pub(crate) fn variable(name: &str) -> Option<String> {
 pub(crate) fn user_dir() -> PathBuf {
     let home = variable("HOME").map_or_else(|| PathBuf::from("."), PathBuf::from);
     home.join(".qvd")
+}
+
+/// Where the user's X cookies are.
+pub(crate) fn x_authority() -> PathBuf {
+    let home = || PathBuf::from(variable("HOME").unwrap_or_default()).join(".Xauthority");
+    variable("XAUTHORITY").map_or_else(home, PathBuf::from)
 }
 
 /// The configuration: files, `QVD_SET`, options.
@@ -82,6 +97,13 @@ fn overrides(args: &Args) -> Result<Vec<(String, String)>, Failure> {
         overrides.push((key.trim().to_owned(), value.trim().to_owned()));
     }
     Ok(overrides)
+}
+
+/// What was set and has no effect, for people.
+pub(crate) fn without_effect(config: &Config) -> Vec<String> {
+    let is_set = |key: &str| !matches!(config.source(key), None | Some(Source::Default));
+    let set = WITHOUT_EFFECT.iter().filter(|(key, _)| is_set(key));
+    set.map(|(key, why)| format!("{key} has no effect: {why}")).collect()
 }
 
 /// A text that a `client.force.*` key may fix.
@@ -279,6 +301,20 @@ mod tests {
         let nobody = args("qvdclient");
         assert!(host(&config("", &nobody)).unwrap_err().to_string().contains("-h HOST"));
         assert!(overrides(&args("qvdclient --set nonsense")).is_err());
+    }
+
+    #[test]
+    fn a_key_without_effect_is_named_when_it_is_set() {
+        let line = args("qvdclient");
+        assert_eq!(without_effect(&config("client.ssl.allow_revoked = 1\n", &line)), Vec::<String>::new());
+        let named = without_effect(&config("client.ssl.ocsp_mode = SSL_OCSP_NO_STAPLE\n", &line));
+        assert!(
+            matches!(named.as_slice(), [one] if one.starts_with("client.ssl.ocsp_mode has no effect")),
+            "{named:?}"
+        );
+        for (key, _) in WITHOUT_EFFECT {
+            assert!(qvd_core::config::registry().get(key).is_some(), "{key}");
+        }
     }
 
     #[test]

@@ -4,32 +4,17 @@
 
 #[path = "../../../qvd-client/tests/common/mod.rs"]
 mod common;
+mod program;
 
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
-use std::process::{Output, Stdio};
+use std::process::Output;
 
-use common::{LIMIT, LIST, SWITCH, router};
+use common::x::XServer;
+use common::{LIMIT, LIST, SWITCH, router, skip};
+use program::{qvdclient, stand_in_screen_that_says, stub};
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
-
-/// The program with a home of its own and nothing of ours in its environment.
-fn qvdclient(home: &Path, args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_qvdclient"));
-    command
-        .args(args)
-        .env_clear()
-        .env("PATH", "/usr/bin:/bin")
-        .env("HOME", home)
-        .env("DISPLAY", stand_in_screen())
-        .current_dir(home)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true);
-    command
-}
 
 async fn finish(mut command: Command, input: &str) -> (i32, String, String) {
     let mut child = command.spawn().unwrap();
@@ -47,14 +32,6 @@ async fn feed(child: &mut Child, input: &str) {
 fn read(output: &Output) -> (i32, String, String) {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     (output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr))
-}
-
-/// A stand-in for `nxproxy` that says what it sees and goes.
-fn stub(dir: &Path, text: &str) -> String {
-    let path = dir.join("nxproxy-stub");
-    std::fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
-    format!("command.nxproxy={}", path.display())
 }
 
 #[tokio::test]
@@ -182,6 +159,52 @@ async fn the_fingerprint_that_it_prints_is_the_one_that_it_takes() {
 }
 
 #[tokio::test]
+async fn a_key_that_cannot_be_kept_costs_no_desktop() {
+    let home = tempfile::tempdir().unwrap();
+    // Where the key belongs there is something else.
+    std::fs::create_dir_all(home.path().join(".qvd/slave-key")).unwrap();
+    let router = router(&[LIST, SWITCH]).await;
+    let stub = stub(home.path(), "echo 'Error: It was shown.'");
+    let port = router.port.to_string();
+    let line = ["-h", "127.0.0.1", "-p", &port, "-u", "a", "-w", "b", "-n", "--set", &stub];
+    let (_, _, err) = finish(qvdclient(home.path(), &line), "").await;
+    assert!(err.contains("warning: ") && err.contains("slave-key"), "{err}");
+    assert!(err.contains("It was shown"), "{err}");
+}
+
+#[tokio::test]
+async fn nobody_who_reads_along_is_no_reason_to_end() {
+    let home = tempfile::tempdir().unwrap();
+    let router = router(&[LIST]).await;
+    let port = router.port.to_string();
+    let line = ["-h", "127.0.0.1", "-p", &port, "-u", "alice", "--password-stdin", "-n", "-l", "-d"];
+    let mut child = qvdclient(home.path(), &line).spawn().unwrap();
+    drop(child.stderr.take());
+    feed(&mut child, "s3cret\n").await;
+    let output = timeout(LIMIT, child.wait_with_output()).await.unwrap().unwrap();
+    let (code, out, _) = read(&output);
+    assert_eq!(code, 0, "{out}");
+    assert!(out.contains("desk"), "{out}");
+}
+
+#[tokio::test]
+async fn a_screen_that_wants_a_cookie_is_shown_on() {
+    let Some(x) = XServer::with_cookie().await else { return skip("Xvfb does not start") };
+    let home = tempfile::tempdir().unwrap();
+    let router = router(&[LIST, SWITCH]).await;
+    let stub = stub(home.path(), "echo $DISPLAY > seen-display");
+    let port = router.port.to_string();
+    let line = ["-h", "127.0.0.1", "-p", &port, "-u", "a", "-w", "b", "-n", "--set", &stub];
+    let mut command = qvdclient(home.path(), &line);
+    command.env("DISPLAY", x.display());
+    std::fs::copy(x.own_authority(), home.path().join(".Xauthority")).unwrap();
+    let (code, _, err) = finish(command, "").await;
+    assert_eq!(code, 8, "{err}");
+    let seen = std::fs::read_to_string(home.path().join("seen-display")).unwrap();
+    assert!(seen.starts_with(':') && seen.trim() != x.display(), "{seen}");
+}
+
+#[tokio::test]
 async fn a_signal_ends_it_in_order() {
     let home = tempfile::tempdir().unwrap();
     // A router that answers the list and then lets the client wait.
@@ -201,30 +224,4 @@ async fn a_signal_ends_it_in_order() {
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(id), nix::sys::signal::Signal::SIGTERM).unwrap();
     let status = timeout(LIMIT, child.wait()).await.unwrap().unwrap();
     assert_eq!(status.code(), Some(128 + 15));
-}
-
-/// An X server as far as the client looks at it: the byte that it answers an opening with. These tests show no window.
-fn stand_in_screen_that_says(first: u8) -> String {
-    use std::io::{Read as _, Write as _};
-    use std::os::linux::net::SocketAddrExt as _;
-    use std::os::unix::net::{SocketAddr, UnixListener};
-    let (number, listener) = (20_000..60_000)
-        .find_map(|number| {
-            let address = SocketAddr::from_abstract_name(format!("/tmp/.X11-unix/X{number}")).ok()?;
-            Some((number, UnixListener::bind_addr(&address).ok()?))
-        })
-        .expect("a free display number");
-    std::thread::spawn(move || {
-        for mut client in listener.incoming().flatten() {
-            let mut hello = [0; 12];
-            let _ = client.read_exact(&mut hello).and_then(|()| client.write_all(&[first]));
-        }
-    });
-    format!(":{number}")
-}
-
-/// One that admits whoever opens.
-fn stand_in_screen() -> &'static str {
-    static SCREEN: std::sync::OnceLock<String> = std::sync::OnceLock::new();
-    SCREEN.get_or_init(|| stand_in_screen_that_says(1))
 }

@@ -126,89 +126,36 @@ impl NxProxy {
         self
     }
 
-    /// Shows a session until it ends: on either side, or when `cancel` completes. Nothing of it is left then.
+    /// Makes everything that a session needs on this side, so that nothing of it can fail once the server has handed
+    /// the session over.
     ///
     /// # Errors
     ///
-    /// [`Error::NxProxyFailed`] when the desktop never came up, [`Error::Local`] when the system refuses something,
-    /// [`Error::Cancelled`].
+    /// [`Error::Local`] when the system refuses something.
     ///
-    /// # Cancellation
+    /// # Panics
     ///
-    /// Dropping the future kills `nxproxy` and closes the session.
-    pub async fn run(&self, session: Session, cancel: impl Future<Output = ()> + Send) -> Result<Ended> {
+    /// Outside of a tokio runtime.
+    pub fn prepare(&self) -> Result<LocalEnd> {
         let dir = PrivateDir::create(&self.parents)
             .map_err(|e| Error::local("make a private directory for the session", e))?;
         // It listens before nxproxy exists, so nxproxy never has to wait or guess.
-        let listener = UnixListener::bind(dir.socket())
+        let socket = UnixListener::bind(dir.socket())
             .map_err(|e| Error::local(format!("listen on '{}'", dir.socket().display()), e))?;
-        let mut process = Process::spawn(self, &dir)?;
-        tokio::pin!(cancel);
-        let local = tokio::select! {
-            accepted = accept(&listener, dir.owner()) => accepted?,
-            ended = process.exited() => {
-                ended?;
-                return Err(Error::NxProxyFailed { last_words: process.output().await.last_words() });
-            }
-            () = &mut cancel => {
-                process.end().await?;
-                return Err(Error::Cancelled);
-            }
-        };
-        drop(listener);
-        self.carry(session, local, process, cancel).await
+        Ok(LocalEnd { proxy: self.clone(), dir, socket })
     }
 
-    async fn carry(
-        &self,
-        session: Session,
-        local: UnixStream,
-        mut process: Process,
-        cancel: impl Future<Output = ()> + Unpin,
-    ) -> Result<Ended> {
-        let (server, early) = session.into_stream();
-        let closed_by_server = AtomicBool::new(false);
-        let relaying = relay(server, &early, local, |moment| match moment {
-            Moment::FirstBytes => (self.listener)(Progress::FirstBytes),
-            Moment::Closed => closed_by_server.store(true, Ordering::Relaxed),
-        });
-        tokio::pin!(relaying);
-        let mut relayed = false;
-        let status = tokio::select! {
-            result = &mut relaying => {
-                if let Err(error) = result {
-                    tracing::debug!(%error, "the session's stream broke");
-                }
-                relayed = true;
-                process.end_soon().await?
-            }
-            status = process.exited() => status?,
-            () = cancel => {
-                // Asked to end while its link still stands, it says good-bye and the desktop is suspended in order.
-                let ending = process.end();
-                tokio::pin!(ending);
-                tokio::select! {
-                    ended = &mut ending => { ended?; }
-                    _ = &mut relaying => { ending.await?; }
-                }
-                return Err(Error::Cancelled);
-            }
-        };
-        if !relayed {
-            // What nxproxy said last still goes out; the server is not waited for.
-            let _ = timeout(DRAIN_LIMIT, &mut relaying).await;
-        }
-        let output = process.output().await;
-        if output.started() {
-            // nxproxy cannot tell a server that took the session away from a broken network; the stream's end can.
-            let taken = "the server closed it: connected from elsewhere, or stopped by the administrator";
-            let complaint = output
-                .complaint()
-                .map(|words| if closed_by_server.load(Ordering::Relaxed) { taken.to_owned() } else { words });
-            Ok(Ended { status, complaint })
-        } else {
-            Err(Error::NxProxyFailed { last_words: output.last_words() })
-        }
+    /// [Prepares](Self::prepare) and [runs](LocalEnd::run) in one, for sessions that can be had again.
+    ///
+    /// # Errors
+    ///
+    /// Those of both.
+    ///
+    /// # Cancellation
+    ///
+    /// As of [`LocalEnd::run`].
+    pub async fn run(&self, session: Session, cancel: impl Future<Output = ()> + Send) -> Result<Ended> {
+        self.prepare()?.run(session, cancel).await
     }
 
     fn command(&self, dir: &PrivateDir) -> Command {
@@ -233,6 +180,45 @@ impl NxProxy {
             command.env("DISPLAY", display);
         }
         command
+    }
+}
+
+/// A socket that waits for `nxproxy`, and what goes with it; for one session.
+#[derive(Debug)]
+pub struct LocalEnd {
+    proxy: NxProxy,
+    dir: PrivateDir,
+    socket: UnixListener,
+}
+
+impl LocalEnd {
+    /// Shows a session until it ends: on either side, or when `cancel` completes. Nothing of it is left then.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NxProxyFailed`] when the desktop never came up, [`Error::Local`] when the system refuses something,
+    /// [`Error::Cancelled`].
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future kills `nxproxy` and closes the session.
+    pub async fn run(self, session: Session, cancel: impl Future<Output = ()> + Send) -> Result<Ended> {
+        let Self { proxy, dir, socket } = self;
+        let mut process = Process::spawn(&proxy, &dir)?;
+        tokio::pin!(cancel);
+        let local = tokio::select! {
+            accepted = accept(&socket, dir.owner()) => accepted?,
+            ended = process.exited() => {
+                ended?;
+                return Err(Error::NxProxyFailed { last_words: process.output().await.last_words() });
+            }
+            () = &mut cancel => {
+                process.end().await?;
+                return Err(Error::Cancelled);
+            }
+        };
+        drop(socket);
+        carry(&proxy.listener, session, local, process, cancel).await
     }
 }
 
@@ -264,6 +250,60 @@ pub fn nx_words(text: &str) -> Result<Vec<String>> {
         }
     }
     Ok(words)
+}
+
+/// The running session, to its end.
+async fn carry(
+    listener: &Listener,
+    session: Session,
+    local: UnixStream,
+    mut process: Process,
+    cancel: impl Future<Output = ()> + Unpin,
+) -> Result<Ended> {
+    let (server, early) = session.into_stream();
+    let closed_by_server = AtomicBool::new(false);
+    let relaying = relay(server, &early, local, |moment| match moment {
+        Moment::FirstBytes => listener(Progress::FirstBytes),
+        Moment::Closed => closed_by_server.store(true, Ordering::Relaxed),
+    });
+    tokio::pin!(relaying);
+    let mut relayed = false;
+    let status = tokio::select! {
+        result = &mut relaying => {
+            if let Err(error) = result {
+                tracing::debug!(%error, "the session's stream broke");
+            }
+            relayed = true;
+            process.end_soon().await?
+        }
+        status = process.exited() => status?,
+        () = cancel => {
+            // Asked to end while its link still stands, it says good-bye and the desktop is suspended in order.
+            let ending = process.end();
+            tokio::pin!(ending);
+            tokio::select! {
+                ended = &mut ending => { ended?; }
+                _ = &mut relaying => { ending.await?; }
+            }
+            return Err(Error::Cancelled);
+        }
+    };
+    if !relayed {
+        // What nxproxy said last still goes out; the server is not waited for.
+        let _ = timeout(DRAIN_LIMIT, &mut relaying).await;
+    }
+    let output = process.output().await;
+    if output.started() {
+        // nxproxy cannot tell a server that took the session away from a broken network; the stream's end can.
+        let taken =
+            "the server closed it and does not say why; connect again to go on, or to be told the reason";
+        let complaint = output
+            .complaint()
+            .map(|words| if closed_by_server.load(Ordering::Relaxed) { taken.to_owned() } else { words });
+        Ok(Ended { status, complaint })
+    } else {
+        Err(Error::NxProxyFailed { last_words: output.last_words() })
+    }
 }
 
 fn is_executable(path: &Path) -> bool {

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test file uses another part")]
 
+pub(crate) mod x;
+
 use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
