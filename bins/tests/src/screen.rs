@@ -7,10 +7,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 
 use crate::process::{Process, wait_until};
 use crate::window::Display;
+
+/// How long a part of a screen may take to come up.
+const UP_LIMIT: Duration = Duration::from_secs(20);
 
 /// The screen that a client shows its window on.
 #[derive(Debug)]
@@ -25,20 +28,43 @@ pub enum Screen {
 #[derive(Debug)]
 pub struct UserScreen {
     name: String,
+    authority: PathBuf,
 }
 
 impl UserScreen {
-    /// The caller's screen, when it is on this machine and admits the caller by user: NX hands on no cookie, so a
-    /// screen behind ssh, for one, cannot show an NX window.
-    pub fn from_environment() -> Option<Self> {
-        let name = std::env::var("DISPLAY").ok()?;
-        let number = name.strip_prefix(':')?.split('.').next()?.parse().ok()?;
-        Display::admits_this_user(number).then_some(Self { name })
+    /// The caller's screen, wherever it is: also one behind `ssh -X`, with the caller's cookie.
+    ///
+    /// # Errors
+    ///
+    /// Why there is none, or why it cannot be used.
+    pub fn from_environment() -> Result<Self> {
+        let variable = |name| std::env::var(name).ok().filter(|text| !text.is_empty());
+        let name = variable("DISPLAY").context("DISPLAY is not set")?;
+        let authority = variable("XAUTHORITY").map_or_else(
+            || Path::new(&variable("HOME").unwrap_or_default()).join(".Xauthority"),
+            PathBuf::from,
+        );
+        let screen = Self { name, authority };
+        let checked = screen.open().and_then(|display| display.check_pictures());
+        checked.with_context(|| {
+            format!(
+                "DISPLAY {} cannot be used with the cookies of {}",
+                screen.name,
+                screen.authority.display()
+            )
+        })?;
+        Ok(screen)
     }
 
     /// Name for `DISPLAY`.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    fn open(&self) -> Result<Display> {
+        // The long form of a local name, which our X library takes for a path.
+        let local = self.name.strip_prefix("unix").filter(|rest| rest.starts_with(':'));
+        Display::open(local.unwrap_or(&self.name))
     }
 }
 
@@ -77,8 +103,8 @@ impl Screen {
             .arg(format!("{width}x{height}x24"))
             .arg("-auth")
             .arg(&authority);
-        let server = Process::start("Xvfb", command, &dir.join("xvfb.log"))?;
-        let number = wait_until("Xvfb's display number", Duration::from_secs(20), || {
+        let mut server = Process::start("Xvfb", command, &dir.join("xvfb.log"))?;
+        let number = wait_up(&mut server, "Xvfb's display number", |server| {
             server.lines().iter().find_map(|line| line.trim().parse::<u32>().ok())
         })?;
         fs::write(&authority, authority_record(Some(number), &cookie))
@@ -94,14 +120,13 @@ impl Screen {
             .env("DISPLAY", format!(":{number}"))
             .env("XAUTHORITY", &authority)
             .env("HOME", dir);
-        let manager = Process::start("jwm", command, &dir.join("jwm.log"))?;
-        let screen = Self::Own(Box::new(OwnScreen { manager, server, number, authority, cookie }));
-        let display = screen.open()?;
+        let mut manager = Process::start("jwm", command, &dir.join("jwm.log"))?;
+        let display = Display::open_with_cookie(number, &cookie)?;
         display.admit_user(nix::unistd::geteuid().as_raw())?;
-        wait_until("the window manager on the screen", Duration::from_secs(20), || {
+        wait_up(&mut manager, "jwm as the screen's window manager", |_| {
             display.has_window_manager().then_some(())
         })?;
-        Ok(screen)
+        Ok(Self::Own(Box::new(OwnScreen { manager, server, number, authority, cookie })))
     }
 
     /// Connects to it.
@@ -112,7 +137,7 @@ impl Screen {
     pub fn open(&self) -> Result<Display> {
         match self {
             Self::Own(own) => Display::open_with_cookie(own.number, &own.cookie),
-            Self::User(user) => Display::open(&user.name),
+            Self::User(user) => user.open(),
         }
     }
 
@@ -123,7 +148,8 @@ impl Screen {
             Self::Own(own) => {
                 command.env("DISPLAY", format!(":{}", own.number)).env("XAUTHORITY", &own.authority)
             }
-            Self::User(user) => command.env("DISPLAY", &user.name),
+            // Named, since a program may be given another home.
+            Self::User(user) => command.env("DISPLAY", &user.name).env("XAUTHORITY", &user.authority),
         };
         command
     }
@@ -143,6 +169,23 @@ impl Screen {
             own.server.detach();
         }
     }
+}
+
+/// Waits until a part of the screen is up. One that ends instead is not waited for; either way its log is named.
+fn wait_up<T>(part: &mut Process, what: &str, mut question: impl FnMut(&Process) -> Option<T>) -> Result<T> {
+    let up = wait_until(what, UP_LIMIT, || {
+        // Asked before the look at it, so that its last lines are not missed.
+        let has_ended = !part.is_running();
+        question(part).map(Some).or(has_ended.then_some(None))
+    });
+    let why = match up {
+        Ok(Some(answer)) => return Ok(answer),
+        Ok(None) => format!("{what} did not come: it ended"),
+        Err(e) => e.to_string(),
+    };
+    let lines = part.lines();
+    let tail = lines[lines.len().saturating_sub(10)..].join("\n  ");
+    bail!("{why} (log {}):\n  {tail}", part.log().display())
 }
 
 fn random_cookie() -> Result<[u8; 16]> {
@@ -165,4 +208,24 @@ fn authority_record(number: Option<u32>, cookie: &[u8]) -> Vec<u8> {
         record.extend_from_slice(field);
     }
     record
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_that_ends_is_not_waited_for_and_its_log_is_named() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let log = dir.path().join("part.log");
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo no screens found"]);
+        let mut part = Process::start("part", command, &log).expect("a shell");
+        let started = std::time::Instant::now();
+        let error = wait_up(&mut part, "its number", |_| None::<()>).expect_err("it has none");
+        let text = error.to_string();
+        assert!(text.contains("it ended") && text.contains("part.log"), "{text}");
+        assert!(text.ends_with("no screens found"), "{text}");
+        assert!(started.elapsed() < UP_LIMIT, "it was waited for");
+    }
 }

@@ -92,6 +92,20 @@ impl Display {
             .context("the X server does not admit its user")
     }
 
+    /// Whether its windows can be pictured.
+    ///
+    /// # Errors
+    ///
+    /// When they cannot.
+    pub fn check_pictures(&self) -> Result<()> {
+        let depth = self.connection.get_geometry(self.root)?.reply()?.depth;
+        let formats = &self.connection.setup().pixmap_formats;
+        if !formats.iter().any(|format| format.depth == depth && format.bits_per_pixel == 32) {
+            bail!("only screens of 32 bits per pixel can be pictured");
+        }
+        Ok(())
+    }
+
     fn with(connection: RustConnection, screen: usize) -> Self {
         let root = connection.setup().roots[screen].root;
         Self { connection, root, ignored: Vec::new() }

@@ -72,5 +72,5 @@ fn assert_taken(client: &mut Process) {
     let lines = client.lines();
     let last = lines.last().cloned().unwrap_or_default();
     assert_eq!(status.code(), Some(SESSION_LOST), "{lines:#?}");
-    assert!(last.contains("connected from elsewhere, or stopped by the administrator"), "{lines:#?}");
+    assert!(last.contains("the server closed it"), "{lines:#?}");
 }

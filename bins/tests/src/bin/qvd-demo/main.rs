@@ -191,12 +191,16 @@ fn nothing_left(dir: &Path) -> Result<()> {
 }
 
 fn user_screen(dir: &Path) -> Result<(Screen, String)> {
-    if let Some(own) = UserScreen::from_environment() {
-        let shown = format!("your display {}", own.name());
-        return Ok((Screen::User(own), shown));
+    match UserScreen::from_environment() {
+        Ok(own) => {
+            let shown = format!("your display {}", own.name());
+            Ok((Screen::User(own), shown))
+        }
+        Err(why) => {
+            let screen = Screen::start(&dir.join("screen"), 1300, 860)?;
+            Ok((screen, format!("a screen of its own ({why:#})")))
+        }
     }
-    let screen = Screen::start(&dir.join("screen"), 1300, 860)?;
-    Ok((screen, "a screen of its own (there is no DISPLAY)".to_owned()))
 }
 
 /// A desktop that lies wholly on the screen, with room for the window manager's frame and panel.
