@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::desktop::nx_windows;
 use crate::process::{Process, wait_until};
 use crate::window::Display;
 
@@ -29,6 +30,8 @@ pub enum Screen {
 pub struct UserScreen {
     name: String,
     authority: PathBuf,
+    /// NX windows that were there before: other sessions of the user.
+    others: Vec<u32>,
 }
 
 impl UserScreen {
@@ -44,15 +47,19 @@ impl UserScreen {
             || Path::new(&variable("HOME").unwrap_or_default()).join(".Xauthority"),
             PathBuf::from,
         );
-        let screen = Self { name, authority };
-        let checked = screen.open().and_then(|display| display.check_pictures());
-        checked.with_context(|| {
+        let mut screen = Self { name, authority, others: Vec::new() };
+        let checked = screen.open().and_then(|display| {
+            display.check_pictures()?;
+            nx_windows(&display)
+        });
+        let others = checked.with_context(|| {
             format!(
                 "DISPLAY {} cannot be used with the cookies of {}",
                 screen.name,
                 screen.authority.display()
             )
         })?;
+        screen.others = others.iter().map(|window| window.id).collect();
         Ok(screen)
     }
 
@@ -64,7 +71,7 @@ impl UserScreen {
     fn open(&self) -> Result<Display> {
         // The long form of a local name, which our X library takes for a path.
         let local = self.name.strip_prefix("unix").filter(|rest| rest.starts_with(':'));
-        Display::open(local.unwrap_or(&self.name))
+        Ok(Display::open(local.unwrap_or(&self.name))?.ignoring(self.others.clone()))
     }
 }
 
