@@ -183,7 +183,7 @@ mod tests {
     fn two_sites_on_one_machine_have_accounts_of_their_own() {
         let base = |pairs: &[(&str, &str)]| {
             let builder =
-                pairs.iter().fold(Config::builder(), |builder, (key, value)| builder.set(key, value));
+                pairs.iter().fold(Config::builder(), |builder, (key, value)| builder.set(*key, *value));
             ProcessSettings::from_config(&builder.build().unwrap(), Path::new("/usr/bin/qvd")).uid_base
         };
         assert_eq!(base(&[]), 2_000_000);
