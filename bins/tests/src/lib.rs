@@ -14,9 +14,11 @@ pub mod node;
 pub mod picture;
 pub mod process;
 pub mod relay;
+pub mod report;
 pub mod scratch;
 pub mod screen;
 pub mod site;
+pub mod trace;
 pub mod visitor;
 pub mod window;
 

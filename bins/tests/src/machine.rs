@@ -66,14 +66,22 @@ impl Machine {
             .collect()
     }
 
+    /// The first of its processes with this name.
+    pub fn find(&self, name: &str) -> Option<i32> {
+        // The name is looked at first: this is asked at moments that do not last.
+        numbers().find(|pid| {
+            fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|own| own.trim_end() == name)
+                && namespace(*pid, "pid").as_ref() == Some(&self.pid_namespace)
+        })
+    }
+
     /// Kills the first of its processes with this name.
     ///
     /// # Errors
     ///
     /// When there is none.
     pub fn kill(&self, name: &str) -> Result<()> {
-        let found = self.processes().into_iter().find(|(_, own)| own == name);
-        let (pid, _) = found.with_context(|| format!("no {name} runs in the machine"))?;
+        let pid = self.find(name).with_context(|| format!("no {name} runs in the machine"))?;
         kill(Pid::from_raw(pid), Signal::SIGKILL).with_context(|| format!("cannot kill {name}"))
     }
 

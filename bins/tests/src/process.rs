@@ -234,7 +234,20 @@ pub fn wait_until<T>(what: &str, limit: Duration, mut question: impl FnMut() -> 
     }
 }
 
-fn poll_until<T>(limit: Duration, mut question: impl FnMut() -> Option<T>) -> Option<T> {
+/// Asks every 2 ms, for moments that matter to the millisecond; `None` at the limit, or once all is cancelled.
+pub fn poll_quickly<T>(limit: Duration, mut question: impl FnMut() -> Option<T>) -> Option<T> {
+    let answer = poll_every(Duration::from_millis(2), limit, || {
+        let answer = question().map(Some);
+        answer.or_else(|| is_cancelled().then_some(None))
+    });
+    answer.flatten()
+}
+
+fn poll_until<T>(limit: Duration, question: impl FnMut() -> Option<T>) -> Option<T> {
+    poll_every(Duration::from_millis(20), limit, question)
+}
+
+fn poll_every<T>(pause: Duration, limit: Duration, mut question: impl FnMut() -> Option<T>) -> Option<T> {
     let deadline = Instant::now() + limit;
     let bell = (Mutex::new(()), Condvar::new());
     loop {
@@ -245,7 +258,7 @@ fn poll_until<T>(limit: Duration, mut question: impl FnMut() -> Option<T>) -> Op
             return None;
         }
         let guard = bell.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let _ = bell.1.wait_timeout(guard, Duration::from_millis(20));
+        let _ = bell.1.wait_timeout(guard, pause);
     }
 }
 

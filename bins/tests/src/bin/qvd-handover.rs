@@ -1,8 +1,8 @@
 //! Sweeps the hand-over of desktops: cuts connects, resumes and takeovers at every observable step and at seeded
 //! offsets, with the real nxagent and nxproxy, and ends with `cuts=N kept=K lost=L agent_crashes=C`.
 //!
-//! The exit status is 0 when no desktop was lost; without the guard (`--guard 0`), which exists because desktops are
-//! lost then, it is 0 when all cuts could be made.
+//! The exit status is 0 when no desktop was lost and no agent died; without the guard (`--guard 0`), which exists
+//! because desktops are lost then, it is 0 when all cuts could be made.
 
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, reason = "a program that talks to its user")]
@@ -20,11 +20,15 @@ use qvd_system_tests::interrupts::cancel_on_interrupt;
 #[command(name = "qvd-handover")]
 struct Options {
     /// Also steps of 50 ms over the whole hand-over, both ways of cutting at every step, and many byte offsets
-    #[arg(long)]
+    #[arg(long, conflicts_with = "dangerous")]
     full: bool,
 
+    /// Only the byte offsets of a resume at which stock nxagent dies
+    #[arg(long)]
+    dangerous: bool,
+
     /// Seeded offsets of each kind; --full has its own number
-    #[arg(long, value_name = "N", default_value_t = OFFSETS, conflicts_with = "full")]
+    #[arg(long, value_name = "N", default_value_t = OFFSETS, conflicts_with_all = ["full", "dangerous"])]
     offsets: usize,
 
     /// Decides the offsets; printed, so that a run can be repeated
@@ -53,11 +57,8 @@ fn main() -> ExitCode {
     match sweep(&options) {
         Ok(totals) => {
             println!("{totals}");
-            if totals.lost == 0 || options.guard == Guard::Off {
-                ExitCode::SUCCESS
-            } else {
-                ExitCode::FAILURE
-            }
+            let is_clean = totals.lost == 0 && totals.agent_crashes() == 0;
+            if is_clean || options.guard == Guard::Off { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
         Err(e) => {
             eprintln!("handover: failed: {e:#}");
@@ -82,15 +83,16 @@ fn sweep(options: &Options) -> Result<Totals> {
     if dir.join("encrypted").exists() || dir.join("plain").exists() {
         bail!("{} holds an earlier sweep; name another directory", dir.display());
     }
-    let extent = if options.full { Extent::Full } else { Extent::Steps { offsets: options.offsets } };
+    let extent = match (options.full, options.dangerous) {
+        (true, _) => Extent::Full,
+        (false, true) => Extent::Dangerous,
+        (false, false) => Extent::Steps { offsets: options.offsets },
+    };
     let guard = options.guard == Guard::Auto;
     println!("seed={seed} guard={} (repeat with --seed {seed})", if guard { "auto" } else { "0" });
     let totals = Sweep { extent, seed, guard }.run(&dir, &|line| println!("{line}"))?;
-    for (crash, count) in &totals.crashes {
-        println!("agent crash: {crash}: {count}");
-    }
-    if totals.repeated > 0 {
-        println!("took more than one client: {}", totals.repeated);
+    for fact in totals.facts() {
+        println!("{fact}");
     }
     if totals.lost > 0
         && let Some(temporary) = temporary

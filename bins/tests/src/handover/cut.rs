@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use nix::sys::signal::Signal;
 
-use super::desk::{Desk, LIMIT, Watch, poll_quickly};
+use super::desk::{Desk, LIMIT};
 use super::plan::{Cut, Kind, Means, Measured, Moment};
-use super::trace::{Heard, Source};
-use crate::process::{Process, is_cancelled};
+use crate::process::{Process, is_cancelled, poll_quickly};
+use crate::trace::{Heard, Source, Watch};
 
 /// What a cut did.
 #[derive(Clone, Debug)]
@@ -100,12 +100,7 @@ pub(super) fn measure(desk: &mut Desk<'_>) -> Result<Measured> {
         desk.kind == Kind::Connect || desk.seen.as_ref() == Some(&marker),
         "the desktop was lost without any cut"
     );
-    let mut steps = Vec::new();
-    for heard in &watch.heard {
-        if !steps.contains(&heard.step) {
-            steps.push(heard.step.clone());
-        }
-    }
+    let steps = watch.steps();
     // The relay is needed for the next one.
     desk.reconnect(Some(client), &mut watch)?;
     Ok(Measured { steps, lasted, up: passed.up, down: passed.down })
@@ -153,7 +148,7 @@ fn wait_moment(desk: &Desk<'_>, cut: &Cut, client: &mut Process, watch: &mut Wat
         watch.poll();
         let passed = desk.relay.passed();
         let came = match (&cut.moment, cut.means) {
-            (Moment::Step(step), _) => watch.heard.iter().any(|heard| heard.step == *step),
+            (Moment::Step(step), _) => watch.has_heard(step),
             (Moment::Offset(_), Means::Link) => passed.broken,
             (Moment::Offset(crate::relay::Break::After(time)), Means::Kill) => {
                 passed.begun.is_some_and(|begun| begun.elapsed() >= *time)
@@ -219,8 +214,8 @@ const PATIENCE: Duration = Duration::from_millis(700);
 
 #[cfg(test)]
 mod tests {
-    use super::super::trace::Step;
     use super::*;
+    use crate::trace::Step;
 
     fn agent(line: &str) -> Heard {
         Heard { step: Step { source: Source::Agent, text: String::new() }, line: line.to_owned() }

@@ -2,23 +2,25 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 
 use super::plan::Kind;
-use super::trace::{Heard, Source, Tail};
 use crate::desktop::{TERMINAL, drawn, nx_window};
+use crate::machine::Machine;
 use crate::process::{Process, wait_until};
 use crate::relay::{Count, Relay};
 use crate::screen::Screen;
 use crate::site::{Account, Site, Visit};
+use crate::trace::{STARTED, Watch};
 use crate::window::Display;
 
 /// A desk at a site.
 #[derive(Debug)]
 pub(super) struct Desk<'a> {
     pub(super) kind: Kind,
+    link: &'static str,
     pub(super) relay: Relay,
     /// What counts for the relay's bytes.
     pub(super) count: Count,
@@ -43,22 +45,16 @@ pub(super) struct Marker {
     agent: String,
 }
 
-/// A client whose lines are listened to, with all others that speak about this desk.
-#[derive(Debug)]
-pub(super) struct Watch {
-    tails: Vec<Tail>,
-    pub(super) heard: Vec<Heard>,
-}
-
 impl<'a> Desk<'a> {
-    /// Furnishes desk number so-and-so for this kind of cuts.
-    pub(super) fn furnish(site: &'a Site, kind: Kind, number: usize) -> Result<Self> {
-        let account = site.add_account(&format!("{kind}{number}"))?;
-        let dir = site.dir().join(format!("desk-{kind}-{number}"));
+    /// Furnishes desk number so-and-so for this kind of cuts, its clients on such a link.
+    pub(super) fn furnish(site: &'a Site, kind: Kind, link: &'static str, number: usize) -> Result<Self> {
+        let account = site.add_account(&format!("{kind}{link}{number}"))?;
+        let dir = site.dir().join(format!("desk-{kind}-{link}-{number}"));
         let screen = Screen::start(&dir, 1024, 768)?;
         let count = if site.is_encrypted() { Count::Wire } else { Count::Desktop };
         Ok(Self {
             kind,
+            link,
             relay: Relay::start(site.port())?,
             count,
             viewer: None,
@@ -80,7 +76,7 @@ impl<'a> Desk<'a> {
                 self.ensure_shown()?;
                 self.close_viewer();
                 wait_until("the suspended desktop", LIMIT, || {
-                    (self.x_state().as_deref() == Some("suspended")).then_some(())
+                    (self.site.x_state(self.account.vm).as_deref() == Some("suspended")).then_some(())
                 })
             }
             Kind::Takeover => self.ensure_shown(),
@@ -98,7 +94,7 @@ impl<'a> Desk<'a> {
     /// Starts a client; through the relay or past it.
     pub(super) fn start_client(&mut self, through_relay: bool) -> Result<Process> {
         let port = through_relay.then(|| self.relay.port());
-        let visit = Visit { geometry: (800, 600), port, ..Visit::default() };
+        let visit = Visit { geometry: (800, 600), port, link: self.link };
         let command = self.site.client_command(&self.screen, &self.account, &visit)?;
         self.clients += 1;
         let log = self.dir.join(format!("client-{}.log", self.clients));
@@ -108,16 +104,15 @@ impl<'a> Desk<'a> {
 
     /// Listens to everything that is said about this desk from now on.
     pub(super) fn watch(&self) -> Watch {
-        let logs = self.site.guest_dir(self.account.vm).join("log");
-        let own = Some(format!("vm={}", self.account.vm));
-        Watch {
-            tails: vec![
-                Tail::new(Source::Agent, logs.join("qvd.log"), None),
-                Tail::new(Source::Nxagent, logs.join("qvd-nxagent.log"), None),
-                Tail::new(Source::Node, self.site.log().to_owned(), own),
-            ],
-            heard: Vec::new(),
-        }
+        Watch::new(self.site, self.account.vm, &[])
+    }
+
+    /// Whether the agent that shows or keeps the desktop runs with the library that keeps it alive.
+    pub(super) fn is_guarded(&self) -> Result<bool> {
+        let machine = Machine::of(self.site, self.account.vm)?;
+        let agent = machine.find("nxagent").context("no nxagent runs in the machine")?;
+        let maps = fs::read_to_string(format!("/proc/{agent}/maps")).context("cannot read nxagent's maps")?;
+        Ok(maps.contains("nxagent-guard.so"))
     }
 
     /// Connects past the relay until the desktop shows, once `old`, a client that was cut, has ended. The answer
@@ -217,31 +212,6 @@ impl<'a> Desk<'a> {
             viewer.stop(Duration::from_secs(10));
         }
     }
-
-    /// What the agent says its X session is.
-    fn x_state(&self) -> Option<String> {
-        let state = fs::read_to_string(self.site.guest_dir(self.account.vm).join("nxagent.state")).ok()?;
-        Some(state.split(':').next().unwrap_or_default().trim().to_owned())
-    }
-}
-
-impl Watch {
-    /// Listens to one more client.
-    pub(super) fn add(&mut self, client: &Process) {
-        self.tails.push(Tail::from_start(Source::Client, client.log().to_owned()));
-    }
-
-    /// Takes in what was said since the last call.
-    pub(super) fn poll(&mut self) {
-        for tail in &mut self.tails {
-            tail.poll(&mut self.heard);
-        }
-    }
-
-    /// When a client of this watch says that its desktop started, measured from now on.
-    pub(super) fn has_started(&self) -> bool {
-        self.heard.iter().any(|h| h.step.source == Source::Client && h.line == STARTED)
-    }
 }
 
 /// The desktop: one terminal, marked by a random title and filled with it, so that another one looks different.
@@ -256,26 +226,8 @@ exec xterm -T "desktop $mark" -geometry 60x20+20+20 -bg white -fg black +bc +sb 
 
 const TITLE: &str = "desktop ";
 
-/// The client's last step.
-const STARTED: &str = "Desktop started";
-
 /// Clients that may be needed for one desktop; more than one is told, but no desktop is lost by it.
 const ATTEMPTS: u32 = 3;
 
 /// End of every wait; machines are shared.
 pub(super) const LIMIT: Duration = Duration::from_secs(60);
-
-/// Asks every 2 ms, for moments that matter to the millisecond.
-pub(super) fn poll_quickly<T>(limit: Duration, mut question: impl FnMut() -> Option<T>) -> Option<T> {
-    let (_silent, bell) = std::sync::mpsc::channel::<()>();
-    let deadline = Instant::now() + limit;
-    loop {
-        if let Some(answer) = question() {
-            return Some(answer);
-        }
-        if Instant::now() >= deadline || crate::process::is_cancelled() {
-            return None;
-        }
-        let _ = bell.recv_timeout(Duration::from_millis(2));
-    }
-}

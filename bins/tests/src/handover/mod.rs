@@ -3,7 +3,7 @@
 //!
 //! A real site, clients, nxproxies and nxagents. For each cut: bring the desktop into its state, start a client
 //! through a [relay](crate::relay), cut the link or kill the client at the moment, connect again past the relay,
-//! and compare what shows with what was there. The kinds are swept side by side, each at a desk of its own.
+//! and compare what shows with what was there. The kinds are swept side by side, each at desks of its own.
 //!
 //! Moments are steps (every line that client, agent, nxagent and node say during an undisturbed hand-over, the
 //! router's 102 answers and the agent's calls among them), times, and bytes of the link. Bytes of the desktop's own
@@ -12,10 +12,8 @@
 mod cut;
 mod desk;
 mod plan;
-mod trace;
+mod totals;
 
-use std::collections::BTreeMap;
-use std::fmt;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -26,11 +24,11 @@ use anyhow::{Context as _, Result};
 
 pub use cut::{Crash, Fate, Outcome, Reached};
 pub use plan::{Cut, Extent, Kind, Means, Measured, Moment, OFFSETS};
-pub use trace::{Source, Step};
+pub use totals::{Timing, Totals};
 
 use crate::site::Site;
 use desk::Desk;
-use plan::Random;
+use plan::{Random, Series};
 
 /// What to sweep.
 #[derive(Clone, Copy, Debug)]
@@ -43,52 +41,6 @@ pub struct Sweep {
     pub guard: bool,
 }
 
-/// What came of all cuts.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Totals {
-    /// Cuts made.
-    pub cuts: usize,
-    /// Desktops that were the same afterwards, or that nobody had been connected to.
-    pub kept: usize,
-    /// Desktops that were lost.
-    pub lost: usize,
-    /// Cuts after which it took more than one client to get the desktop back.
-    pub repeated: usize,
-    /// Agents that died or span, by signal and phase.
-    pub crashes: BTreeMap<Crash, usize>,
-}
-
-impl fmt::Display for Totals {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let crashes: usize = self.crashes.values().sum();
-        write!(f, "cuts={} kept={} lost={} agent_crashes={crashes}", self.cuts, self.kept, self.lost)
-    }
-}
-
-impl Totals {
-    fn add(&mut self, outcome: &Outcome) {
-        self.cuts += 1;
-        match outcome.desktop {
-            Fate::Kept | Fate::Fresh => self.kept += 1,
-            Fate::Lost(_) => self.lost += 1,
-        }
-        self.repeated += usize::from(outcome.clients > 1);
-        for crash in &outcome.crashes {
-            *self.crashes.entry(crash.clone()).or_default() += 1;
-        }
-    }
-
-    fn merge(&mut self, other: Self) {
-        self.cuts += other.cuts;
-        self.kept += other.kept;
-        self.lost += other.lost;
-        self.repeated += other.repeated;
-        for (crash, count) in other.crashes {
-            *self.crashes.entry(crash).or_default() += count;
-        }
-    }
-}
-
 impl Sweep {
     /// Makes all cuts with sites below `dir`, and tells of each.
     ///
@@ -96,75 +48,64 @@ impl Sweep {
     ///
     /// When a part of the lab fails; a desktop that is lost is a result, no error.
     pub fn run(&self, dir: &Path, tell: &(dyn Fn(&str) + Sync)) -> Result<Totals> {
-        let mut totals = Totals::default();
-        if self.extent != Extent::Dangerous {
-            totals.merge(self.sweep_site(&dir.join("encrypted"), true, &Kind::ALL, tell)?);
-        }
-        let kinds = if self.extent == Extent::Full { &Kind::ALL[..] } else { &[Kind::Resume] };
-        totals.merge(self.sweep_site(&dir.join("plain"), false, kinds, tell)?);
-        Ok(totals)
+        let series = self.extent.series();
+        let sweep_site = |encrypted| {
+            let own: Vec<_> = series.iter().copied().filter(|own| own.encrypted == encrypted).collect();
+            let dir = dir.join(if encrypted { "encrypted" } else { "plain" });
+            move || {
+                if own.is_empty() {
+                    Ok(Totals::default())
+                } else {
+                    self.sweep_site(&dir, encrypted, &own, tell)
+                }
+            }
+        };
+        side_by_side([true, false].map(sweep_site))
     }
 
     fn sweep_site(
         &self,
         dir: &Path,
         encrypted: bool,
-        kinds: &[Kind],
+        series: &[Series],
         tell: &(dyn Fn(&str) + Sync),
     ) -> Result<Totals> {
         let site = self.start_site(dir, encrypted)?;
-        let sweep_kind =
-            |kind| self.sweep_kind(&site, kind, encrypted, tell).with_context(|| format!("sweep of {kind}"));
-        let mut totals = Totals::default();
-        std::thread::scope(|scope| {
-            let kinds: Vec<_> = kinds.iter().map(|kind| scope.spawn(|| sweep_kind(*kind))).collect();
-            for kind in kinds {
-                totals.merge(joined(kind)?);
-            }
-            Ok(totals)
-        })
+        let sweep = |series: Series| {
+            let site = &site;
+            move || self.sweep_series(site, series, tell).with_context(|| format!("sweep of {series}"))
+        };
+        side_by_side(series.iter().copied().map(sweep))
     }
 
-    /// Several desks take the cuts of one kind from one list: most of the time each waits for something.
-    fn sweep_kind(
-        &self,
-        site: &Site,
-        kind: Kind,
-        encrypted: bool,
-        tell: &(dyn Fn(&str) + Sync),
-    ) -> Result<Totals> {
-        let mut first = Desk::furnish(site, kind, 1)?;
+    /// Several desks take the cuts of one series from one list: most of the time each waits for something.
+    fn sweep_series(&self, site: &Site, series: Series, tell: &(dyn Fn(&str) + Sync)) -> Result<Totals> {
+        let mut first = Desk::furnish(site, series.kind, series.link, 1)?;
         let measured = cut::measure(&mut first)?;
-        let mut random = Random::new(self.seed ^ (kind as u64 + 1));
-        let cuts = if encrypted {
-            plan::cuts(self.extent, &measured, &mut random)
-        } else {
-            plan::byte_cuts(self.extent, kind, &measured, &mut random)
-        };
+        let mut totals = Totals::default();
+        totals.count_agent(first.is_guarded()?);
+        let mut random = Random::new(self.seed ^ (series.kind as u64 + 1));
+        let cuts = plan::cuts(self.extent, series, &measured, &mut random);
         tell(&format!(
-            "{kind}: undisturbed {} ms, {} steps, {} bytes up, {} down{}; {} cuts",
+            "{series}: undisturbed {} ms, {} steps, {} bytes up, {} down{}; {} cuts",
             measured.lasted.as_millis(),
             measured.steps.len(),
             measured.up,
             measured.down,
-            if encrypted { "" } else { " of the desktop's stream" },
+            if series.encrypted { "" } else { " of the desktop's stream" },
             cuts.len()
         ));
         let left = Mutex::new(cuts.iter().enumerate());
         let next = || left.lock().unwrap_or_else(PoisonError::into_inner).next();
-        let mut totals = Totals::default();
-        std::thread::scope(|scope| {
-            let others: Vec<_> = (2..=DESKS)
-                .map(|number| {
-                    scope.spawn(move || sweep_desk(&mut Desk::furnish(site, kind, number)?, next, tell))
-                })
-                .collect();
-            totals.merge(sweep_desk(&mut first, next, tell)?);
-            for other in others {
-                totals.merge(joined(other)?);
-            }
-            Ok(totals)
-        })
+        let mut desks: Vec<Box<dyn FnOnce() -> Result<Totals> + Send + '_>> = Vec::new();
+        desks.push(Box::new(|| sweep_desk(&mut first, next, tell)));
+        for number in 2..=desks(series.kind).min(cuts.len()) {
+            desks.push(Box::new(move || {
+                sweep_desk(&mut Desk::furnish(site, series.kind, series.link, number)?, next, tell)
+            }));
+        }
+        totals.merge(side_by_side(desks)?);
+        Ok(totals)
     }
 
     fn start_site(&self, dir: &Path, encrypted: bool) -> Result<Site> {
@@ -203,7 +144,7 @@ fn sweep_desk<'c>(
     let mut totals = Totals::default();
     while let Some((number, cut)) = next() {
         let outcome = cut::make(desk, cut)?;
-        totals.add(&outcome);
+        totals.add(cut, &outcome);
         tell(&format!("{:8} {} {}: {outcome}", desk.kind, cut.means, cut.moment));
         let lost = matches!(outcome.desktop, Fate::Lost(_));
         if lost || outcome.clients > 1 || outcome.recovery > SLOW {
@@ -216,13 +157,28 @@ fn sweep_desk<'c>(
     Ok(totals)
 }
 
-/// What a thread of the lab answered; a panic in there is a bug and goes on as one.
-fn joined<T>(thread: std::thread::ScopedJoinHandle<'_, T>) -> T {
-    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+/// Runs parts of a sweep at the same time and adds up what came of them; a panic in one is a bug and goes on as one.
+fn side_by_side<F>(parts: impl IntoIterator<Item = F>) -> Result<Totals>
+where
+    F: FnOnce() -> Result<Totals> + Send,
+{
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = parts.into_iter().map(|part| scope.spawn(part)).collect();
+        let mut totals = Totals::default();
+        for thread in threads {
+            totals.merge(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?);
+        }
+        Ok(totals)
+    })
 }
 
-/// Desks of each kind.
-const DESKS: usize = 2;
+/// Desks of a series. A connect has the most steps, and its machine is stopped each time.
+fn desks(kind: Kind) -> usize {
+    match kind {
+        Kind::Connect => 6,
+        Kind::Resume | Kind::Takeover => 3,
+    }
+}
 
 /// A desktop that takes so long to come back is looked into.
 const SLOW: Duration = Duration::from_secs(8);

@@ -3,8 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::trace::Step;
 use crate::relay::Break;
+use crate::trace::Step;
 
 /// What is cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -29,6 +29,24 @@ impl fmt::Display for Kind {
             Self::Resume => "resume",
             Self::Takeover => "takeover",
         })
+    }
+}
+
+/// Hand-overs of one kind over one kind of link, swept together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Series {
+    /// What is cut.
+    pub(super) kind: Kind,
+    /// NX link word of the clients.
+    pub(super) link: &'static str,
+    /// Whether the router encrypts. Bytes of the desktop's own stream show only when it does not.
+    pub(super) encrypted: bool,
+}
+
+impl fmt::Display for Series {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let stream = if self.encrypted { "encrypted" } else { "plain" };
+        write!(f, "{}, {}, {stream}", self.kind, self.link)
     }
 }
 
@@ -93,6 +111,23 @@ pub enum Extent {
     Dangerous,
 }
 
+impl Extent {
+    /// What is swept.
+    pub(super) fn series(self) -> Vec<Series> {
+        let on_lan = |encrypted| move |kind| Series { kind, link: LAN, encrypted };
+        let plain_resume = on_lan(false)(Kind::Resume);
+        match self {
+            Self::Steps { .. } => Kind::ALL.map(on_lan(true)).into_iter().chain([plain_resume]).collect(),
+            Self::Full => {
+                let lan = [true, false].into_iter().flat_map(|encrypted| Kind::ALL.map(on_lan(encrypted)));
+                // A slow link has a hand-over of its own: other bytes, later.
+                lan.chain([Series { link: ADSL, ..plain_resume }]).collect()
+            }
+            Self::Dangerous => vec![plain_resume],
+        }
+    }
+}
+
 /// What an undisturbed hand-over looked like.
 #[derive(Clone, Debug, Default)]
 pub struct Measured {
@@ -109,8 +144,17 @@ pub struct Measured {
 /// Seeded offsets of each kind in an ordinary sweep.
 pub const OFFSETS: usize = 20;
 
-/// The cuts of one kind on an encrypted link.
-pub(super) fn cuts(extent: Extent, measured: &Measured, random: &mut Random) -> Vec<Cut> {
+/// The cuts of a series.
+pub(super) fn cuts(extent: Extent, series: Series, measured: &Measured, random: &mut Random) -> Vec<Cut> {
+    match (series.encrypted, series.link) {
+        (true, _) => step_cuts(extent, measured, random),
+        (false, ADSL) => even_cuts(measured),
+        (false, _) => byte_cuts(extent, series.kind, measured, random),
+    }
+}
+
+/// Cuts at every step, and at seeded offsets.
+fn step_cuts(extent: Extent, measured: &Measured, random: &mut Random) -> Vec<Cut> {
     let (offsets, full) = match extent {
         Extent::Steps { offsets } => (offsets, false),
         Extent::Full => (OFFSETS, true),
@@ -150,8 +194,8 @@ pub(super) fn cuts(extent: Extent, measured: &Measured, random: &mut Random) -> 
     cuts
 }
 
-/// The cuts of one kind at bytes of the desktop's own stream, which needs a link that is not encrypted.
-pub(super) fn byte_cuts(extent: Extent, kind: Kind, measured: &Measured, random: &mut Random) -> Vec<Cut> {
+/// Cuts at bytes of the desktop's own stream that are known to be dangerous on a fast link.
+fn byte_cuts(extent: Extent, kind: Kind, measured: &Measured, random: &mut Random) -> Vec<Cut> {
     let moments: Vec<Break> = match (extent, kind) {
         (Extent::Steps { .. }, Kind::Connect | Kind::Takeover)
         | (Extent::Dangerous, Kind::Connect | Kind::Takeover) => Vec::new(),
@@ -172,6 +216,17 @@ pub(super) fn byte_cuts(extent: Extent, kind: Kind, measured: &Measured, random:
     moments.into_iter().map(|at| Cut { moment: Moment::Offset(at), means: Means::Link }).collect()
 }
 
+/// Cuts spread evenly over a hand-over whose dangerous bytes nobody knows: in time, and over its later bytes.
+fn even_cuts(measured: &Measured) -> Vec<Cut> {
+    const PARTS: u64 = 24;
+    let times = (1..).map(|step| STRIDE * step).take_while(|time| *time <= measured.lasted);
+    let later =
+        |all: u64| (0..PARTS).map(move |part| 1 + all / 2 + (all / 2).saturating_sub(1) * part / PARTS);
+    let bytes = later(measured.up).map(Break::Up).chain(later(measured.down).map(Break::Down));
+    let moments = times.map(Break::After).chain(bytes);
+    moments.map(|at| Cut { moment: Moment::Offset(at), means: Means::Link }).collect()
+}
+
 /// The byte offsets of a resume at which nxagent 3.5.99.26 dies without the guard.
 fn dangerous() -> [Break; 5] {
     [Break::Up(77_240), Break::Up(77_600), Break::Up(77_800), Break::Down(79_188), Break::Down(81_351)]
@@ -180,6 +235,10 @@ fn dangerous() -> [Break; 5] {
 fn after(time: Duration, means: Means) -> Cut {
     Cut { moment: Moment::Offset(Break::After(time)), means }
 }
+
+/// NX link words.
+const LAN: &str = "lan";
+const ADSL: &str = "adsl";
 
 /// Step of a full sweep.
 const STRIDE: Duration = Duration::from_millis(50);
@@ -206,8 +265,8 @@ impl Random {
 
 #[cfg(test)]
 mod tests {
-    use super::super::trace::Source;
     use super::*;
+    use crate::trace::Source;
 
     fn measured() -> Measured {
         let step = |text: &str| Step { source: Source::Client, text: text.to_owned() };
@@ -222,9 +281,9 @@ mod tests {
     #[test]
     fn every_step_is_cut_and_the_seed_decides_the_rest() {
         let extent = Extent::Steps { offsets: 20 };
-        let first = cuts(extent, &measured(), &mut Random::new(7));
-        assert_eq!(first, cuts(extent, &measured(), &mut Random::new(7)));
-        assert_ne!(first, cuts(extent, &measured(), &mut Random::new(8)));
+        let first = step_cuts(extent, &measured(), &mut Random::new(7));
+        assert_eq!(first, step_cuts(extent, &measured(), &mut Random::new(7)));
+        assert_ne!(first, step_cuts(extent, &measured(), &mut Random::new(8)));
         assert_eq!(first.len(), 3 + 20);
         assert!(measured().steps.iter().all(|s| first.iter().any(|c| c.moment == Moment::Step(s.clone()))));
         assert!(first.iter().any(|c| c.means == Means::Kill) && first.iter().any(|c| c.means == Means::Link));
@@ -232,7 +291,7 @@ mod tests {
 
     #[test]
     fn a_full_sweep_steps_over_the_whole_hand_over() {
-        let cuts = cuts(Extent::Full, &measured(), &mut Random::new(1));
+        let cuts = step_cuts(Extent::Full, &measured(), &mut Random::new(1));
         for step in 1..=14 {
             let time = Moment::Offset(Break::After(STRIDE * step));
             assert!(cuts.iter().any(|c| c.moment == time), "{step}");
@@ -241,6 +300,31 @@ mod tests {
         for at in dangerous() {
             assert!(bytes.iter().any(|c| c.moment == Moment::Offset(at)), "{at:?}");
         }
+    }
+
+    #[test]
+    fn a_full_sweep_resumes_over_a_slow_link_too() {
+        let slow = |series: &Series| series.link == ADSL && series.kind == Kind::Resume;
+        let series = Extent::Full.series().into_iter().find(slow).expect("a slow one");
+        let measured = measured();
+        let cuts = cuts(Extent::Full, series, &measured, &mut Random::new(1));
+        let (mut up, mut down) = (0, 0);
+        for cut in &cuts {
+            match cut.moment {
+                Moment::Offset(Break::Up(bytes)) => {
+                    assert!((measured.up / 2..measured.up).contains(&bytes), "{bytes}");
+                    up += 1;
+                }
+                Moment::Offset(Break::Down(bytes)) => {
+                    assert!((measured.down / 2..measured.down).contains(&bytes), "{bytes}");
+                    down += 1;
+                }
+                Moment::Offset(Break::After(time)) => assert!(time <= measured.lasted),
+                Moment::Step(_) => panic!("no step: {cut:?}"),
+            }
+        }
+        assert_eq!((up, down), (24, 24));
+        assert!(!Extent::Steps { offsets: 20 }.series().iter().any(slow));
     }
 
     #[test]

@@ -1,17 +1,22 @@
-//! What can be observed of a hand-over: the lines of client, agent, nxagent and node, as they come.
+//! What can be observed of a connect: the lines of client, agent, nxagent and node, as they come.
 
 use std::fmt;
 use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::os::unix::fs::MetadataExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use crate::process::Process;
+use crate::site::Site;
 
 /// Who says a line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Source {
     /// `qvdclient`, with the router's 102 answers.
     Client,
-    /// `qvd-vma`, with the calls that it gets.
+    /// `qvd-vma`, of a call that it gets.
+    Call,
+    /// `qvd-vma`, of everything else.
     Agent,
     /// `nxagent`.
     Nxagent,
@@ -23,6 +28,7 @@ impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Client => "client",
+            Self::Call => "call",
             Self::Agent => "agent",
             Self::Nxagent => "nxagent",
             Self::Node => "node",
@@ -47,16 +53,76 @@ impl fmt::Display for Step {
 
 /// A line that was said.
 #[derive(Clone, Debug)]
-pub(super) struct Heard {
+pub struct Heard {
     /// As a step.
-    pub(super) step: Step,
+    pub step: Step,
     /// As it was.
-    pub(super) line: String,
+    pub line: String,
 }
+
+/// Listens to all that speak about one virtual machine.
+#[derive(Debug)]
+pub struct Watch {
+    tails: Vec<Tail>,
+    /// What was said, in the order in which it was heard.
+    pub heard: Vec<Heard>,
+}
+
+impl Watch {
+    /// Listens, from now on, to what a site and the agent say about a machine. `daemons` are logs of the node besides
+    /// the site's own.
+    pub fn new(site: &Site, vm: i64, daemons: &[&Path]) -> Self {
+        let logs = site.guest_dir(vm).join("log");
+        let mut tails = vec![
+            Tail::new(Source::Agent, logs.join("qvd.log"), None),
+            Tail::new(Source::Nxagent, logs.join("qvd-nxagent.log"), None),
+        ];
+        for log in [site.log()].iter().chain(daemons) {
+            tails.push(Tail::new(Source::Node, log.to_path_buf(), Some(format!("vm={vm}"))));
+        }
+        Self { tails, heard: Vec::new() }
+    }
+
+    /// Listens to a client, from its beginning.
+    pub fn add(&mut self, client: &Process) {
+        self.tails.push(Tail::from_start(Source::Client, client.log().to_owned()));
+    }
+
+    /// Takes in what was said since the last call.
+    pub fn poll(&mut self) {
+        for tail in &mut self.tails {
+            tail.poll(&mut self.heard);
+        }
+    }
+
+    /// Whether a line that marks this step was heard.
+    pub fn has_heard(&self, step: &Step) -> bool {
+        self.heard.iter().any(|heard| heard.step == *step)
+    }
+
+    /// The steps that were heard, each once, in order.
+    pub fn steps(&self) -> Vec<Step> {
+        let mut steps: Vec<Step> = Vec::new();
+        for heard in &self.heard {
+            if !steps.contains(&heard.step) {
+                steps.push(heard.step.clone());
+            }
+        }
+        steps
+    }
+
+    /// Whether a client says that its desktop started.
+    pub fn has_started(&self) -> bool {
+        self.heard.iter().any(|h| h.step.source == Source::Client && h.line == STARTED)
+    }
+}
+
+/// The client's last step.
+pub const STARTED: &str = "Desktop started";
 
 /// Listens to one source's file, also when the file is replaced.
 #[derive(Debug)]
-pub(super) struct Tail {
+struct Tail {
     source: Source,
     path: PathBuf,
     /// Only lines with this word count.
@@ -67,19 +133,19 @@ pub(super) struct Tail {
 
 impl Tail {
     /// Listens from what is the end of the file now.
-    pub(super) fn new(source: Source, path: PathBuf, only: Option<String>) -> Self {
+    fn new(source: Source, path: PathBuf, only: Option<String>) -> Self {
         let mut tail = Self { source, path, only, file: None, rest: Vec::new() };
         tail.open(SeekFrom::End(0));
         tail
     }
 
     /// Listens from the file's beginning.
-    pub(super) fn from_start(source: Source, path: PathBuf) -> Self {
+    fn from_start(source: Source, path: PathBuf) -> Self {
         Self { source, path, only: None, file: None, rest: Vec::new() }
     }
 
     /// The lines that came since the last call.
-    pub(super) fn poll(&mut self, heard: &mut Vec<Heard>) {
+    fn poll(&mut self, heard: &mut Vec<Heard>) {
         self.read(heard);
         let replaced = match (&self.file, std::fs::metadata(&self.path)) {
             (Some((_, inode)), Ok(meta)) => meta.ino() != *inode,
@@ -112,7 +178,9 @@ impl Tail {
         for line in String::from_utf8_lossy(&complete).lines() {
             let counts = self.only.as_deref().is_none_or(|word| line.split(' ').any(|w| w == word));
             if let Some(text) = counts.then(|| essence(self.source, line)).flatten() {
-                heard.push(Heard { step: Step { source: self.source, text }, line: line.to_owned() });
+                let is_call = self.source == Source::Agent && text.contains(" method=\"");
+                let source = if is_call { Source::Call } else { self.source };
+                heard.push(Heard { step: Step { source, text }, line: line.to_owned() });
             }
         }
     }
@@ -132,8 +200,8 @@ fn essence(source: Source, line: &str) -> Option<String> {
         // What the router tells the client is the client's line already.
         Source::Node if line.contains("qvd_l7r::connect: ") => return None,
         // A wake-up of the database and a look at the agent's health come when they come.
-        Source::Agent if line.contains("method=\"ping\"") => return None,
-        Source::Agent | Source::Node => {
+        Source::Agent | Source::Call if line.contains("method=\"ping\"") => return None,
+        Source::Agent | Source::Call | Source::Node => {
             // Time and level come first.
             let mut words = line.split_whitespace().skip(1);
             match words.next() {
