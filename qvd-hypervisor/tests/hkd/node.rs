@@ -319,19 +319,30 @@ async fn a_session_that_a_hard_limit_cut_finds_its_machine_started_again() {
 async fn sessions_of_a_dead_router_of_this_node_end() {
     let site = Site::new().await;
     let vm = site.vm("desk").await;
+    let others = [site.vm("other").await, site.vm("another").await];
     let daemon = site.daemon().await;
-    site.claim(vm).await;
-    site.vm_is(vm, VmState::Running).await;
+    for vm in others.into_iter().chain([vm]) {
+        site.claim(vm).await;
+        site.vm_is(vm, VmState::Running).await;
+    }
     let lock = std::fs::File::create(site.router_lock_file(vm)).unwrap();
     lock.lock().unwrap();
     site.connect(vm).await;
-    tokio::time::sleep(Duration::from_millis(1200)).await;
+    let session_ends = |vm| {
+        let site = &site;
+        site.until("the session to end", move || async move {
+            (site.row(vm).await.user_state == UserState::Disconnected).then_some(())
+        })
+    };
+    // Two looks at all routers, one after the other, that each find a dead one.
+    for dead in others {
+        site.connect(dead).await;
+        std::fs::File::create(site.router_lock_file(dead)).unwrap();
+        session_ends(dead).await;
+    }
     assert_eq!(site.row(vm).await.user_state, UserState::Connected, "its router lives");
     drop(lock);
-    site.until("the session to end", || async {
-        (site.row(vm).await.user_state == UserState::Disconnected).then_some(())
-    })
-    .await;
+    session_ends(vm).await;
     assert_eq!(site.row(vm).await.vm_state, VmState::Running);
     daemon.end(Shutdown::Stop).await.unwrap();
 }

@@ -82,6 +82,7 @@ async fn many_callers_are_served_while_one_waits_for_a_hook() {
     let machine = setup.hook("vma.on_action.pre-connect", "pre", &wait).start().await;
     let params = properties();
     let slow = machine.vma.x_start(&params);
+    // The hook ends only once all of these have their answers.
     let others = async {
         let ran = machine.path("pre.args");
         eventually("the hook", async || (lines(&ran).len() == 1).then_some(())).await;

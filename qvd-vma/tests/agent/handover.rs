@@ -26,19 +26,23 @@ fn cuts() -> Vec<Cut> {
     cuts
 }
 
-/// Asks for the desktop until it waits for its viewer. An agent that dies on the way is replaced by the next start.
+/// An agent that dies on the way is replaced by the next start. One that dies each time is never well.
+const ATTEMPTS: usize = 5;
+
+/// Asks for the desktop until it waits for its viewer.
 async fn listening(machine: &Machine) {
-    loop {
+    for _ in 0..ATTEMPTS {
         machine.ask().await;
         if machine.wait_any(&[XState::Listening, XState::Stopped]).await == XState::Listening {
             return;
         }
     }
+    panic!("{ATTEMPTS} agents did not come to listen: {:?}", machine.failure().await);
 }
 
 /// Connects a viewer for good.
 async fn connected(machine: &Machine, screen: &Screen) -> Process {
-    loop {
+    for _ in 0..ATTEMPTS {
         listening(machine).await;
         let viewer = screen.view(&machine.socket());
         let reached = [XState::Connected, XState::Stopped, XState::Suspended];
@@ -46,6 +50,7 @@ async fn connected(machine: &Machine, screen: &Screen) -> Process {
             return viewer;
         }
     }
+    panic!("{ATTEMPTS} viewers were not connected: {:?}", machine.failure().await);
 }
 
 /// Resumes the session over a link that breaks at `cut`; whether it came to that.
