@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::fs;
 use std::io::Read as _;
-use std::os::unix::fs::chown;
+use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
@@ -65,8 +65,8 @@ impl Site {
         Self::start_as(None, dir, settings)
     }
 
-    /// As [`start`](Self::start), everything as another user of this machine, who must own `dir`; for tests that
-    /// run as root.
+    /// As [`start`](Self::start), everything as another user of this machine, who must own `dir`, with copies of the
+    /// programs; for tests that run as root.
     ///
     /// # Errors
     ///
@@ -94,7 +94,7 @@ impl Site {
     ///
     /// When `qvd` is not built.
     pub fn standalone_command(user: Option<u32>, dir: &Path, settings: &[(&str, &str)]) -> Result<Command> {
-        let words = words_as(user, &program("qvd")?);
+        let words = words_as(user, dir, "qvd")?;
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]);
         command.arg("standalone").arg("--data-dir").arg(dir.join("data"));
@@ -139,6 +139,17 @@ impl Site {
         self.standalone.log()
     }
 
+    /// The errors that the server process told last, for people.
+    pub fn errors(&self) -> String {
+        let lines = self.standalone.lines();
+        let errors: Vec<&str> =
+            lines.iter().map(String::as_str).filter(|l| l.split_whitespace().any(|w| w == "ERROR")).collect();
+        match errors.len() {
+            0 => format!("no errors in {}", self.log().display()),
+            count => errors[count.saturating_sub(10)..].join("\n  "),
+        }
+    }
+
     /// Lets it live on when this value is dropped.
     pub fn detach(&mut self) {
         self.standalone.detach();
@@ -164,7 +175,7 @@ impl Site {
     ///
     /// When `qa` is not built.
     pub fn qa_command(&self) -> Result<Command> {
-        let words = words_as(self.user, &program("qa")?);
+        let words = words_as(self.user, &self.dir, "qa")?;
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]);
         command.env("QVD_CONFIG", self.config()).stdin(Stdio::null());
@@ -233,11 +244,13 @@ impl Site {
             chown(&home, self.user, self.user)
                 .with_context(|| format!("cannot give away {}", home.display()))?;
         }
-        let words = words_as(self.user, &program("qvdclient")?);
+        let words = words_as(self.user, &self.dir, "qvdclient")?;
         let mut command = screen.command(&words[0]);
         command
             .args(&words[1..])
-            .env("HOME", home)
+            .env("HOME", &home)
+            // What a client that is killed leaves behind goes with the site.
+            .env("XDG_RUNTIME_DIR", &home)
             .args(["-h", "127.0.0.1", "-p", &visit.port.unwrap_or(self.port).to_string()])
             .args(["-u", &account.login, "--password-stdin"])
             .args(["-s", &account.vm.to_string()])
@@ -277,6 +290,12 @@ impl Site {
         texts.map(last).collect::<Vec<_>>().join("\n--\n  ")
     }
 
+    /// What the agent says that a machine's X session is, if it says anything.
+    pub fn x_state(&self, vm: i64) -> Option<String> {
+        let state = fs::read_to_string(self.guest_dir(vm).join("nxagent.state")).ok()?;
+        Some(state.split(':').next().unwrap_or_default().trim().to_owned())
+    }
+
     /// Number of the X display inside a virtual machine.
     ///
     /// # Errors
@@ -298,14 +317,32 @@ impl Site {
 }
 
 /// The words that run a program as another user, or just as ours.
-fn words_as(user: Option<u32>, program: &Path) -> Vec<OsString> {
+fn words_as(user: Option<u32>, dir: &Path, name: &str) -> Result<Vec<OsString>> {
+    let Some(user) = user else { return Ok(vec![program(name)?.into()]) };
     let mut words: Vec<OsString> = Vec::new();
-    if let Some(user) = user {
-        words.extend(["setpriv".into(), format!("--reuid={user}").into(), format!("--regid={user}").into()]);
-        words.push("--clear-groups".into());
+    words.extend(["setpriv".into(), format!("--reuid={user}").into(), format!("--regid={user}").into()]);
+    words.push("--clear-groups".into());
+    words.push(programs_for_all(dir)?.join(name).into());
+    Ok(words)
+}
+
+/// A directory with copies of the programs that every user can run; where they were built may be closed to others.
+fn programs_for_all(dir: &Path) -> Result<PathBuf> {
+    let programs = dir.join("programs");
+    if programs.exists() {
+        return Ok(programs);
     }
-    words.push(program.into());
-    words
+    let open = |path: &Path| fs::set_permissions(path, fs::Permissions::from_mode(0o755));
+    fs::create_dir(&programs)
+        .and_then(|()| open(&programs))
+        .with_context(|| format!("cannot make {}", programs.display()))?;
+    for name in ["qvd", "qvd-vma", "qa", "qvdclient"] {
+        let copy = programs.join(name);
+        fs::copy(program(name)?, &copy)
+            .and_then(|_| open(&copy))
+            .with_context(|| format!("cannot write {}", copy.display()))?;
+    }
+    Ok(programs)
 }
 
 /// Number and cookie of the agent's display, as the agent left them in its run directory.

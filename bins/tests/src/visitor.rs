@@ -46,10 +46,16 @@ pub fn wait_drawn(
         Ok(None) => {
             let lines = client.lines();
             let tail = lines[lines.len().saturating_sub(10)..].join("\n  ");
-            let guest = site.guest_log(vm);
-            bail!("the client ended (log {}):\n  {tail}\nmachine:\n  {guest}", client.log().display())
+            let (guest, node) = (site.guest_log(vm), site.errors());
+            bail!(
+                "the client ended (log {}):\n  {tail}\nmachine:\n  {guest}\nnode:\n  {node}",
+                client.log().display()
+            )
         }
-        Err(e) => Err(e.context(format!("last seen: {last}; logs below {}", site.dir().display()))),
+        Err(e) => {
+            let (dir, node) = (site.dir().display(), site.errors());
+            Err(e.context(format!("last seen: {last}; logs below {dir}; node:\n  {node}")))
+        }
     }
 }
 
