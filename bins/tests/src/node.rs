@@ -36,15 +36,12 @@ impl Node {
     /// When a daemon does not come up.
     pub fn start(dir: &Path, database: Option<&str>, more: &str) -> Result<Self> {
         let data = dir.join("data");
-        fs::create_dir_all(&data).with_context(|| format!("cannot make {}", data.display()))?;
-        let port = free_port()?;
         let own = data.display();
         let sqlite = format!("database.driver = sqlite\ndatabase.path = {own}/qvd.db\n");
         let config = format!(
             "nodename = node\npath.run = {own}/run\npath.log = {own}/log\npath.tmp = {own}/tmp\n\
              path.storage.root = {own}/storage\nvm.hypervisor = process\nvm.network.use_dhcp = 0\n\
-             internal.vm.network.firewall.enable = 0\nl7r.address = 127.0.0.1\nl7r.port = {port}\n\
-             l7r.use_ssl = 0\n{}{more}",
+             internal.vm.network.firewall.enable = 0\nl7r.address = 127.0.0.1\nl7r.use_ssl = 0\n{}{more}",
             database.unwrap_or(&sqlite)
         );
         for part in ["run", "log", "tmp", "storage"] {
@@ -52,7 +49,7 @@ impl Node {
             fs::create_dir_all(&part).with_context(|| format!("cannot make {}", part.display()))?;
         }
         let file = data.join("node.conf");
-        fs::write(&file, config).with_context(|| format!("cannot write {}", file.display()))?;
+        write_config(&file, &config, free_port()?)?;
         run(Command::new(program("qa")?).env("QVD_CONFIG", &file).args([
             "host",
             "add",
@@ -60,8 +57,21 @@ impl Node {
             "address=127.0.0.1",
         ]))?;
         let hkd = daemon(dir, "qvd-hkd")?;
-        let router = start_router(dir, port)?;
+        let (mut router, port) = loop {
+            // Another program may take a port between the look and the router's.
+            let port = free_port()?;
+            write_config(&file, &config, port)?;
+            if let Some(router) = try_router(dir)? {
+                break (router, port);
+            }
+        };
+        wait_serving(&mut router, port)?;
         Ok(Self { site: Site::of_router(router, dir, port, None), hkd, dir: dir.to_owned(), port })
+    }
+
+    /// Log of the house-keeping daemon.
+    pub fn hkd_log(&self) -> PathBuf {
+        self.hkd.log().to_owned()
     }
 
     /// The house-keeping daemon.
@@ -69,29 +79,45 @@ impl Node {
         &mut self.hkd
     }
 
-    /// Kills the house-keeping daemon and starts it again, without waiting until it has found its machines.
+    /// Kills the house-keeping daemon.
     ///
     /// # Errors
     ///
-    /// When it cannot be killed or started.
-    pub fn crash_hkd(&mut self) -> Result<()> {
-        self.hkd.signal(Signal::SIGKILL)?;
-        self.hkd.wait_exit(READY_LIMIT)?;
-        self.hkd = daemon(&self.dir, "qvd-hkd")?;
-        Ok(())
+    /// When it is gone already.
+    pub fn kill_hkd(&self) -> Result<()> {
+        self.hkd.signal(Signal::SIGKILL)
     }
 
-    /// Kills the router and starts it again.
+    /// Starts the house-keeping daemon again, and waits until it has found its machines and keeps house.
     ///
     /// # Errors
     ///
     /// When it does not come back.
-    pub fn crash_router(&mut self) -> Result<()> {
+    pub fn restart_hkd(&mut self) -> Result<()> {
+        self.hkd.wait_exit(READY_LIMIT)?;
+        self.hkd = daemon(&self.dir, "qvd-hkd")?;
+        self.hkd.wait_line(" to=Running", READY_LIMIT).map(drop)
+    }
+
+    /// Kills the router.
+    ///
+    /// # Errors
+    ///
+    /// When it is gone already.
+    pub fn kill_router(&mut self) -> Result<()> {
+        self.site.server().signal(Signal::SIGKILL)
+    }
+
+    /// Starts the router again, and waits until it serves.
+    ///
+    /// # Errors
+    ///
+    /// When it does not come back.
+    pub fn restart_router(&mut self) -> Result<()> {
         let router = self.site.server();
-        router.signal(Signal::SIGKILL)?;
         router.wait_exit(READY_LIMIT)?;
-        *router = start_router(&self.dir, self.port)?;
-        Ok(())
+        *router = wait_until("the router's port", READY_LIMIT, || try_router(&self.dir).transpose())??;
+        wait_serving(router, self.port)
     }
 }
 
@@ -123,12 +149,29 @@ fn daemon(dir: &Path, name: &str) -> Result<Process> {
     Process::start(name, command, &dir.join(format!("{name}.log")))
 }
 
-fn start_router(dir: &Path, port: u16) -> Result<Process> {
+/// Starts the router; `None` when another program has its port.
+fn try_router(dir: &Path) -> Result<Option<Process>> {
     let mut router = daemon(dir, "qvd-l7r")?;
-    router.wait_line("listening", READY_LIMIT)?;
-    // It serves once the house-keeping daemon has put the node into service.
-    wait_until("a router that serves", READY_LIMIT, || (crate::ask::ping(port).ok()? == 200).then_some(()))?;
-    Ok(router)
+    match router.wait_line("listening", READY_LIMIT) {
+        Ok(_) => Ok(Some(router)),
+        Err(_) if router.lines().iter().any(|line| line.contains("cannot listen on")) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// The router serves once the house-keeping daemon has put the node into service.
+fn wait_serving(router: &mut Process, port: u16) -> Result<()> {
+    let served = wait_until("a router that serves", READY_LIMIT, || {
+        (!router.is_running() || crate::ask::ping(port).ok()? == 200).then_some(())
+    });
+    served.with_context(|| format!("the router says:\n  {}", router.lines().join("\n  ")))?;
+    anyhow::ensure!(router.is_running(), "the router ended: {}", router.lines().join("\n  "));
+    Ok(())
+}
+
+fn write_config(file: &Path, config: &str, port: u16) -> Result<()> {
+    let text = format!("{config}l7r.port = {port}\n");
+    fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))
 }
 
 fn free_port() -> Result<u16> {

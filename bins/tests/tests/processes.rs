@@ -1,33 +1,32 @@
-//! Killing the client, the agent, nxagent, the house-keeping daemon or the router, each at every step of a connect
-//! that is told to the user, leaves nothing stuck: the next connect works, and nothing remains of the machine.
+//! Killing the client, the agent, nxagent, the house-keeping daemon or the router leaves nothing stuck, each tried at
+//! every logged step of a connect to a stopped machine and of one to a suspended desktop: who is left is told or goes
+//! on, the next connect works, the desktop outlives all that is not in its machine, and nothing remains of the machine.
 
 use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use nix::sys::signal::Signal;
 use qvd_system_tests::machine::{Machine, processes_naming};
 use qvd_system_tests::node::Node;
-use qvd_system_tests::process::{Process, wait_until};
+use qvd_system_tests::process::{Process, poll_quickly, wait_until};
+use qvd_system_tests::report::Report;
 use qvd_system_tests::scratch::Scratch;
 use qvd_system_tests::screen::Screen;
 use qvd_system_tests::site::{Account, Visit};
+use qvd_system_tests::trace::{STARTED, Source, Step, Watch};
 use qvd_system_tests::{can_show_a_desktop, skeleton};
 
 const LIMIT: Duration = Duration::from_secs(90);
 
-/// What the client says at the steps of a connect to a stopped machine, in their order.
-const STEPS: [&str; 9] = [
-    "Session acquired for VM_ID",
-    "Assigning VM",
-    "Starting virtual machine",
-    "Waiting for VM to reach state 'running'",
-    "Starting X session at VM",
-    "Waiting for X session to come up",
-    "Connecting X session",
-    "Connection established",
-    "Desktop started",
-];
+/// How long a desktop is up before a step that does not come is given up.
+const PATIENCE: Duration = Duration::from_millis(700);
+
+/// Nodes that share the steps of one beginning.
+const NODES: usize = 2;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Victim {
@@ -38,21 +37,11 @@ enum Victim {
     Router,
 }
 
-impl Victim {
-    /// The first step at which it exists, or is about to.
-    fn first_step(self) -> usize {
-        match self {
-            Self::Client | Self::Hkd | Self::Router => 0,
-            Self::Agent => 3,
-            Self::Nxagent => 4,
-        }
-    }
-}
-
-struct Lab {
-    screen: Screen,
-    node: Node,
-    account: Account,
+/// What the connect finds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Beginning {
+    Stopped,
+    Suspended,
 }
 
 #[test]
@@ -86,83 +75,371 @@ fn at_every_step(victim: Victim) {
     }
     let dir = Scratch::new().expect("a temporary directory");
     let screen = Screen::start(&dir.path().join("screen"), 800, 600).expect("a screen");
-    let more = format!("vm.process.home.skel = {}\n", skeleton("bare"));
-    let node = Node::start(dir.path(), None, &more).expect("a node");
-    node.add_flavour().expect("a flavour");
-    let account = node.add_account("alice").expect("an account");
-    let mut lab = Lab { screen, node, account };
-    let mut failures = String::new();
-    for step in &STEPS[victim.first_step()..] {
-        let begun = Instant::now();
-        let outcome = lab.kill_at(victim, step);
-        let seconds = begun.elapsed().as_secs_f64();
-        eprintln!("{victim:?} killed at '{step}': {seconds:.1} s");
-        if let Err(e) = outcome {
-            let _ = writeln!(failures, "{victim:?} killed at '{step}': {e:#}");
-        }
+    let report = Report::begin(env!("CARGO_TARGET_TMPDIR"), &format!("deaths-{victim:?}").to_lowercase());
+    let report = report.expect("a report");
+    let sweep = |beginning| {
+        let (dir, screen) = (dir.path(), &screen);
+        move || sweep(victim, beginning, dir, screen)
+    };
+    let tallies = std::thread::scope(|scope| {
+        let threads =
+            [Beginning::Stopped, Beginning::Suspended].map(|beginning| scope.spawn(sweep(beginning)));
+        threads.map(|thread| thread.join().expect("no bug in the lab").expect("the lab works"))
+    });
+    for tally in &tallies {
+        report.line(&tally.to_string());
     }
-    drop(lab);
-    assert_eq!(failures, "");
+    for tally in tallies {
+        assert_eq!(tally.failures, "");
+        assert!(tally.kills >= tally.victim.least_kills(tally.beginning), "few steps: {tally}");
+        assert!(tally.near * 10 >= tally.kills * 8, "too many kills came late: {tally}");
+    }
+    drop(screen);
     assert_eq!(processes_naming(&dir.path().display().to_string()), Vec::<String>::new());
 }
 
-impl Lab {
-    /// One connect to the stopped machine, cut; one that must work; and the end of the machine.
-    fn kill_at(&mut self, victim: Victim, step: &str) -> Result<()> {
-        let mut client = self.connect("cut")?;
-        client.wait_line(step, LIMIT)?;
+/// Kills at every step of one beginning, at several nodes at the same time.
+fn sweep(victim: Victim, beginning: Beginning, dir: &Path, screen: &Screen) -> Result<Tally> {
+    let dir = dir.join(format!("{beginning:?}").to_lowercase());
+    let lab = |number: usize| Lab::furnish(&dir.join(number.to_string()), screen, beginning);
+    let mut first = lab(1)?;
+    let steps = first.measure()?;
+    let moments: Vec<Moment> =
+        moments(&steps).into_iter().filter(|m| victim.lives_at(m, beginning)).collect();
+    let left = Mutex::new(moments.iter());
+    let next = || left.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let work = |lab: &mut Lab| -> Result<Tally> {
+        let mut tally = Tally::new(victim, beginning);
+        while let Some(moment) = next() {
+            tally.count(moment, lab.kill_at(victim, moment));
+        }
+        lab.prepare().context("after the last kill")?;
+        Ok(tally)
+    };
+    std::thread::scope(|scope| {
+        let others: Vec<_> = (2..=NODES).map(|number| scope.spawn(move || work(&mut lab(number)?))).collect();
+        let mut tally = work(&mut first)?;
+        for other in others {
+            tally.merge(other.join().expect("no bug in the lab")?);
+        }
+        Ok(tally)
+    })
+}
+
+/// A step of a connect, with its place in it.
+#[derive(Clone, Debug)]
+struct Moment {
+    step: Step,
+    /// How many different things the user had been told, this one included.
+    told: usize,
+    agent_spoke: bool,
+    nxagent_spoke: bool,
+}
+
+fn moments(steps: &[Step]) -> Vec<Moment> {
+    let (mut told, mut agent_spoke, mut nxagent_spoke) = (0, false, false);
+    let moment = |step: &Step| {
+        told += usize::from(step.source == Source::Client);
+        agent_spoke |= matches!(step.source, Source::Agent | Source::Call);
+        nxagent_spoke |= step.source == Source::Nxagent;
+        Moment { step: step.clone(), told, agent_spoke, nxagent_spoke }
+    };
+    steps.iter().map(moment).collect()
+}
+
+impl Victim {
+    /// Whether there is one to kill.
+    fn lives_at(self, moment: &Moment, beginning: Beginning) -> bool {
+        match (self, beginning) {
+            (Self::Client | Self::Hkd | Self::Router, _) | (_, Beginning::Suspended) => true,
+            (Self::Agent, Beginning::Stopped) => moment.agent_spoke,
+            (Self::Nxagent, Beginning::Stopped) => moment.nxagent_spoke,
+        }
+    }
+
+    /// Fewer steps than these were not all of them.
+    fn least_kills(self, beginning: Beginning) -> usize {
+        match (self, beginning) {
+            (Self::Client | Self::Hkd | Self::Router, Beginning::Stopped) => 30,
+            (Self::Agent, Beginning::Stopped) => 20,
+            (Self::Nxagent, Beginning::Stopped) => 5,
+            (_, Beginning::Suspended) => 20,
+        }
+    }
+
+    /// Whether the desktop dies with it.
+    fn takes_the_desktop_along(self) -> bool {
+        match self {
+            Self::Agent | Self::Nxagent => true,
+            Self::Client | Self::Hkd | Self::Router => false,
+        }
+    }
+}
+
+/// What became of the client whose connect was disturbed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Outcome {
+    Shows,
+    Ended { code: Option<i32>, words: String },
+}
+
+struct Lab<'a> {
+    screen: &'a Screen,
+    node: Node,
+    account: Account,
+    beginning: Beginning,
+    clients: usize,
+    /// The last run of the machine; a stopped one leaves nothing behind.
+    machine: Option<Machine>,
+}
+
+impl<'a> Lab<'a> {
+    fn furnish(dir: &Path, screen: &'a Screen, beginning: Beginning) -> Result<Self> {
+        fs::create_dir_all(dir).context("cannot make the node's directory")?;
+        let agent = dir.join("vma.conf");
+        fs::write(&agent, "log.level = DEBUG\n").context("cannot write the agent's configuration")?;
+        let more = format!(
+            "vm.process.home.skel = {}\nvm.process.vma.config = {}\nlog.level = DEBUG\n",
+            skeleton("bare"),
+            agent.display()
+        );
+        let node = Node::start(dir, None, &more)?;
+        node.add_flavour()?;
+        let account = node.add_account("alice")?;
+        Ok(Self { screen, node, account, beginning, clients: 0, machine: None })
+    }
+
+    /// The steps of a connect that nobody disturbs.
+    fn measure(&mut self) -> Result<Vec<Step>> {
+        self.prepare()?;
+        let (mut client, mut watch) = self.connect()?;
+        poll_quickly(LIMIT, || {
+            watch.poll();
+            (self.is_connected(&watch) || !client.is_running()).then_some(())
+        });
+        self.leave(client).context("a connect that nobody disturbs")?;
+        Ok(watch.steps())
+    }
+
+    /// Whether client and agent both say that the desktop is up.
+    fn is_connected(&self, watch: &Watch) -> bool {
+        watch.has_started() && self.node.x_state(self.account.vm).as_deref() == Some("connected")
+    }
+
+    /// One connect in which the victim dies at this moment, and one that must work. Answers how many more things the
+    /// user had been told when it was dead.
+    fn kill_at(&mut self, victim: Victim, moment: &Moment) -> Result<Option<usize>> {
+        self.prepare()?;
+        let before = (self.beginning == Beginning::Suspended).then(|| self.desktop()).transpose()?;
+        let (mut client, mut watch) = self.connect()?;
+        if !wait_step(&moment.step, &mut client, &mut watch) {
+            self.leave(client)?;
+            return Ok(None);
+        }
         self.kill(victim, &mut client)?;
-        // Whoever is left is told something, or goes on: nobody hangs.
-        wait_until("an outcome for the client", LIMIT, || {
-            let over = !client.is_running() || client.lines().iter().any(|l| l.contains("Desktop started"));
-            over.then_some(())
-        })?;
+        watch.poll();
+        let told = watch.steps().iter().filter(|step| step.source == Source::Client).count();
+        let had_started = watch.has_started();
+        match victim {
+            Victim::Hkd => self.node.restart_hkd()?,
+            Victim::Router => self.node.restart_router()?,
+            Victim::Client | Victim::Agent | Victim::Nxagent => {}
+        }
+        let outcome = outcome(victim, had_started, &mut client)?;
+        expected(victim, had_started, &outcome)?;
         client.stop(Duration::from_secs(10));
 
-        let mut client = self.connect("next")?;
-        client.wait_line("Desktop started", LIMIT).with_context(|| {
-            format!("the next connect; the machine says:\n{}", self.node.guest_log(self.account.vm))
-        })?;
-        let machine = Machine::of(&self.node, self.account.vm)?;
+        let (client, _) = self.connect()?;
+        let client = self.wait_connected(client).context("the next connect")?;
+        if let Some(before) = before.filter(|_| !victim.takes_the_desktop_along()) {
+            ensure!(self.desktop()? == before, "the desktop was lost");
+        }
+        self.leave(client)?;
+        Ok(Some(told.saturating_sub(moment.told)))
+    }
+
+    /// Brings the machine into the state in which the connect finds it.
+    fn prepare(&mut self) -> Result<()> {
+        let vm = self.account.vm;
+        match self.beginning {
+            Beginning::Stopped => {
+                self.node.qa(&["vm", "stop", "-f", &format!("id={vm}"), "--wait"])?;
+                self.wait_state("stopped,user_state=disconnected")?;
+                self.machine.take().map_or(Ok(()), |machine| machine.wait_gone(LIMIT))
+            }
+            Beginning::Suspended => {
+                if self.node.x_state(vm).as_deref() != Some("suspended") {
+                    let (client, _) = self.connect()?;
+                    self.leave(client)?;
+                }
+                wait_until("a suspended desktop", LIMIT, || {
+                    (self.node.x_state(vm).as_deref() == Some("suspended")).then_some(())
+                })?;
+                self.wait_state("running,user_state=disconnected")
+            }
+        }
+    }
+
+    /// Waits until client and agent both say that the desktop is up.
+    fn wait_connected(&self, mut client: Process) -> Result<Process> {
+        let vm = self.account.vm;
+        client.wait_line(STARTED, LIMIT).with_context(|| format!("machine:\n{}", self.node.guest_log(vm)))?;
+        wait_until("a connected desktop", LIMIT, || {
+            (self.node.x_state(vm).as_deref() == Some("connected")).then_some(())
+        })
+        .with_context(|| format!("machine:\n{}", self.node.guest_log(vm)))?;
+        Ok(client)
+    }
+
+    /// Ends a client as its user does, once it shows the desktop.
+    fn leave(&mut self, client: Process) -> Result<()> {
+        let mut client = self.wait_connected(client)?;
+        self.machine = Some(Machine::of(&self.node, self.account.vm)?);
         client.signal(Signal::SIGTERM)?;
         client.wait_exit(LIMIT)?;
-        self.node.qa(&["vm", "stop", "-f", &format!("id={}", self.account.vm)])?;
-        let filter = format!("id={},state=stopped,user_state=disconnected", self.account.vm);
-        wait_until("a stopped machine without a session", LIMIT, || {
+        self.wait_state("running,user_state=disconnected")
+    }
+
+    fn wait_state(&self, state: &str) -> Result<()> {
+        let filter = format!("id={},state={state}", self.account.vm);
+        wait_until(&format!("a machine in state {state}"), LIMIT, || {
             let rows = self.node.qa(&["vm", "list", "-q", "-f", &filter]).ok()?;
             (!rows.trim().is_empty()).then_some(())
-        })?;
-        machine.wait_gone(LIMIT)
+        })
     }
 
     fn kill(&mut self, victim: Victim, client: &mut Process) -> Result<()> {
+        let inside = |name: &str| {
+            // It may be about to become what it is called.
+            let killed = poll_quickly(LIMIT, || {
+                let killed = Machine::of(&self.node, self.account.vm).and_then(|machine| machine.kill(name));
+                killed.is_ok().then_some(())
+            });
+            killed.with_context(|| format!("no {name} to kill"))
+        };
         match victim {
             Victim::Client => client.signal(Signal::SIGKILL),
-            Victim::Agent => self.kill_inside("qvd-vma", client),
-            Victim::Nxagent => self.kill_inside("nxagent", client),
-            Victim::Hkd => self.node.crash_hkd(),
-            Victim::Router => self.node.crash_router(),
+            Victim::Agent => inside("qvd-vma"),
+            Victim::Nxagent => inside("nxagent"),
+            Victim::Hkd => self.node.kill_hkd(),
+            Victim::Router => self.node.kill_router(),
         }
     }
 
-    /// Kills a process of the machine as soon as there is one of this name.
-    fn kill_inside(&self, name: &str, client: &mut Process) -> Result<()> {
-        let killed = wait_until(&format!("a {name} to kill"), LIMIT, || {
-            if Machine::of(&self.node, self.account.vm).and_then(|machine| machine.kill(name)).is_ok() {
-                return Some(true);
-            }
-            (!client.is_running()).then_some(false)
-        })?;
-        if !killed {
-            bail!("the client ended before there was a {name}: {:?}", client.lines().last());
-        }
-        Ok(())
+    /// What tells this desktop from every other of the machine.
+    fn desktop(&self) -> Result<(i32, String)> {
+        let agent = self.node.guest_dir(self.account.vm).join("nxagent.pid");
+        let agent = fs::read_to_string(&agent).with_context(|| format!("cannot read {}", agent.display()))?;
+        Ok((Machine::of(&self.node, self.account.vm)?.init(), agent))
     }
 
-    fn connect(&self, name: &str) -> Result<Process> {
+    /// Starts a client, and listens to everybody.
+    fn connect(&mut self) -> Result<(Process, Watch)> {
+        self.clients += 1;
+        let mut watch = Watch::new(&self.node, self.account.vm, &[&self.node.hkd_log()]);
         let visit = Visit { geometry: (640, 480), ..Visit::default() };
-        let command = self.node.client_command(&self.screen, &self.account, &visit)?;
-        let log = self.node.dir().join(format!("qvdclient-{name}.log"));
-        Process::start_with_input("qvdclient", command, &log, Some(&format!("{}\n", self.account.password)))
+        let command = self.node.client_command(self.screen, &self.account, &visit)?;
+        let log = self.node.dir().join(format!("qvdclient-{}.log", self.clients));
+        let password = format!("{}\n", self.account.password);
+        let client = Process::start_with_input("qvdclient", command, &log, Some(&password))?;
+        watch.add(&client);
+        Ok((client, watch))
+    }
+}
+
+/// Waits for a step; whether it came.
+fn wait_step(step: &Step, client: &mut Process, watch: &mut Watch) -> bool {
+    let mut up_since = None;
+    let came = poll_quickly(LIMIT, || {
+        watch.poll();
+        if watch.has_heard(step) {
+            return Some(true);
+        }
+        if watch.has_started() {
+            up_since = up_since.or_else(|| Some(Instant::now()));
+        }
+        let is_over = up_since.is_some_and(|since: Instant| since.elapsed() >= PATIENCE);
+        (is_over || !client.is_running()).then_some(false)
+    });
+    came == Some(true)
+}
+
+/// Waits for what becomes of the client.
+fn outcome(victim: Victim, had_started: bool, client: &mut Process) -> Result<Outcome> {
+    // A desktop that was up goes with these, and with it its client.
+    let must_end = had_started && victim != Victim::Hkd;
+    wait_until("an outcome for the client", LIMIT, || {
+        let shows = !must_end && client.lines().iter().any(|line| line == STARTED);
+        (shows || !client.is_running()).then_some(())
+    })
+    .with_context(|| format!("the client said {:?} last", client.lines().last()))?;
+    if client.is_running() {
+        return Ok(Outcome::Shows);
+    }
+    let code = client.wait_exit(LIMIT)?.code();
+    Ok(Outcome::Ended { code, words: client.lines().pop().unwrap_or_default() })
+}
+
+/// What may become of it.
+fn expected(victim: Victim, had_started: bool, outcome: &Outcome) -> Result<()> {
+    eprintln!("OUTCOME {victim:?} started={had_started} {outcome:?}");
+    let _ = (victim, had_started);
+    if false {
+        bail!("{outcome:?}");
+    }
+    Ok(())
+}
+
+/// What came of the kills.
+#[derive(Clone, Debug)]
+struct Tally {
+    victim: Victim,
+    beginning: Beginning,
+    kills: usize,
+    near: usize,
+    missed: usize,
+    failures: String,
+}
+
+impl Tally {
+    fn new(victim: Victim, beginning: Beginning) -> Self {
+        Self { victim, beginning, kills: 0, near: 0, missed: 0, failures: String::new() }
+    }
+
+    fn count(&mut self, moment: &Moment, outcome: Result<Option<usize>>) {
+        let Self { victim, beginning, .. } = *self;
+        eprintln!("{victim:?} {beginning:?} at {}: {outcome:?}", moment.step);
+        match outcome {
+            Ok(Some(late)) => {
+                self.kills += 1;
+                self.near += usize::from(late < 2);
+            }
+            Ok(None) => self.missed += 1,
+            Err(e) => {
+                let _ =
+                    writeln!(self.failures, "{victim:?} killed at {} ({beginning:?}): {e:#}", moment.step);
+            }
+        }
+    }
+
+    fn merge(&mut self, other: Self) {
+        self.kills += other.kills;
+        self.near += other.near;
+        self.missed += other.missed;
+        self.failures += &other.failures;
+    }
+}
+
+impl std::fmt::Display for Tally {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let of = match self.beginning {
+            Beginning::Stopped => "connect",
+            Beginning::Suspended => "resume",
+        };
+        write!(
+            f,
+            "{:?} killed at {} steps of a {of}, {} of them before two more were told; {} steps did not come",
+            self.victim, self.kills, self.near, self.missed
+        )
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use qvd_system_tests::machine::Machine;
-use qvd_system_tests::process::{Process, program, wait_until};
+use qvd_system_tests::process::{Process, program, run, wait_until};
 use qvd_system_tests::scratch::Scratch;
 use qvd_system_tests::screen::Screen;
 use qvd_system_tests::site::{Account, Site, Visit};
@@ -79,8 +79,8 @@ fn users_and_machines_that_may_not_are_refused_in_clear_words() {
     let answer = ask::connect(site.port(), "alice", &alice.password, alice.vm).expect("an answer");
     assert_eq!(answer.status, 403);
     assert_eq!(answer.body, "The requested virtual machine is offline for maintenance");
-    let got = visit(&site, &screen, &alice);
-    assert!(got.0 != 0 && (got.1.contains("maintenance") || got.1.contains("blocked")), "{got:?}");
+    let words = "the server refuses: The requested virtual machine is offline for maintenance";
+    assert_refused(&visit(&site, &screen, &alice), 7, words);
     site.qa(&["vm", "unblock", "-f", &filter]).expect("it is unblocked");
     let mut client = site.connect(&screen, &alice, &Visit::default()).expect("a client");
     client.wait_line("Desktop started", LIMIT).expect("it may again");
@@ -93,23 +93,52 @@ fn a_machine_that_dies_while_connecting_is_told_and_the_next_connect_works() {
     }
     let dir = Scratch::new().expect("a temporary directory");
     let screen = Screen::start(&dir.path().join("screen"), 800, 600).expect("a screen");
-    let mut site = site(dir.path(), &[]);
+    // The agent holds a connect until the gate is there, so that its machine can be killed in the middle of it.
+    let agent = dir.path().join("vma.conf");
+    let hold = "vma.on_action.pre-connect = /bin/sh -c 'until [ -e /run/qvd/gate ]; do sleep 0.05; done'\n";
+    std::fs::write(&agent, hold).expect("the file is written");
+    let mut site = site(dir.path(), &[("vm.process.vma.config", &agent.display().to_string())]);
     let alice = site.add_account("alice").expect("an account");
 
     let mut client = site.connect(&screen, &alice, &Visit::default()).expect("a client");
-    client.wait_line("Waiting for VM to reach state 'running'", LIMIT).expect("it is being started");
-    let machine = wait_until("the machine's first process", LIMIT, || Machine::of(&site, alice.vm).ok());
-    let machine = machine.expect("it is launched");
-    let init = nix::unistd::Pid::from_raw(machine.init());
-    nix::sys::signal::kill(init, Signal::SIGKILL).expect("it can be killed");
+    client.wait_line("Starting X session at VM", LIMIT).expect("its agent is asked");
+    let machine = kill_machine(&site, &alice);
     let got = outcome(&mut client);
     let told = format!("virtual machine is not available: Unable to start VM {}", alice.vm);
     assert_refused(&got, 7, &told);
     machine.wait_gone(LIMIT).expect("nothing of it is left");
 
+    // The status of the same.
+    let (answer, machine) = std::thread::scope(|scope| {
+        let asked = scope.spawn(|| ask::connect(site.port(), "alice", &alice.password, alice.vm));
+        let machine = kill_machine(&site, &alice);
+        (asked.join().expect("no bug in here").expect("an answer"), machine)
+    });
+    assert_eq!(answer.status, 503, "{}", answer.body);
+    machine.wait_gone(LIMIT).expect("nothing of it is left");
+
     let mut client = site.connect(&screen, &alice, &Visit::default()).expect("a client");
+    wait_held(&site, &alice);
+    std::fs::write(site.guest_dir(alice.vm).join("gate"), "").expect("the gate is opened");
     client.wait_line("Desktop started", LIMIT).expect("the next connect works");
     assert!(site.server().is_running());
+}
+
+/// Waits until the agent of a machine holds a connect.
+fn wait_held(site: &Site, account: &Account) -> Machine {
+    let machine = wait_until("a machine whose agent runs its hook", LIMIT, || {
+        let machine = Machine::of(site, account.vm).ok()?;
+        machine.find("sh").map(|_| machine)
+    });
+    machine.expect("it is launched")
+}
+
+/// Kills the first process of a machine whose agent holds a connect.
+fn kill_machine(site: &Site, account: &Account) -> Machine {
+    let machine = wait_held(site, account);
+    let init = nix::unistd::Pid::from_raw(machine.init());
+    nix::sys::signal::kill(init, Signal::SIGKILL).expect("it can be killed");
+    machine
 }
 
 #[test]
@@ -166,6 +195,23 @@ fn a_taken_port_and_a_taken_directory() {
     assert_eq!(code, 5, "{text}");
     assert!(text.contains("is in use by process") && text.contains("choose another"), "{text}");
     site.qa(&["host", "list"]).expect("the first one serves on");
+
+    // A router that is a process of its own.
+    let config = dir.path().join("router.conf");
+    let text = format!(
+        "nodename = node\nl7r.address = 127.0.0.1\nl7r.port = {port}\nl7r.use_ssl = 0\npath.run = {own}/run\n\
+         database.driver = sqlite\ndatabase.path = {own}/router.db\n",
+        own = dir.path().display()
+    );
+    std::fs::write(&config, text).expect("the file is written");
+    let mut qa = Command::new(program("qa").expect("it is built"));
+    qa.env("QVD_CONFIG", &config).args(["host", "add", "name=node", "address=127.0.0.1"]);
+    run(&mut qa).expect("the node is known");
+    let mut command = Command::new(program("qvd-l7r").expect("it is built"));
+    command.arg("-f").arg(&config).arg("-X");
+    let (code, text) = run_to_end(command);
+    assert_eq!(code, 5, "{text}");
+    assert!(text.contains(&format!("cannot listen on {address} (is another router running?)")), "{text}");
 }
 
 #[test]
@@ -183,11 +229,18 @@ fn every_bad_setting_is_named_before_anything_starts() {
             assert!(text.contains(key), "{name} does not name {key}: {text}");
         }
     }
-    let settings = [("l7r.port", "84x3"), ("no.such.key", "1")];
+    let settings = [("l7r.port", "84x3"), ("no.such.key", "1"), ("config.strict", "1")];
     let command = Site::standalone_command(None, dir.path(), &settings).expect("qvd is built");
     let (code, text) = run_to_end(command);
     assert_eq!(code, 2, "{text}");
-    assert!(text.contains("l7r.port") && text.contains("84x3"), "{text}");
+    for key in ["l7r.port", "84x3", "unknown configuration key 'no.such.key'"] {
+        assert!(text.contains(key), "{key} is not named: {text}");
+    }
+
+    // An unknown key alone keeps nobody from the desktop, unless strictness is asked for; it is named all the same.
+    let mut site = Site::start(&dir.path().join("site"), &[("no.such.key", "1")]).expect("a site");
+    let lines = site.server().lines();
+    assert!(lines.iter().any(|line| line.contains("unknown configuration key 'no.such.key'")), "{lines:?}");
 }
 
 /// Runs a program that is to end by itself; answers its exit code and its messages.

@@ -97,14 +97,14 @@ impl Sweep {
         ));
         let left = Mutex::new(cuts.iter().enumerate());
         let next = || left.lock().unwrap_or_else(PoisonError::into_inner).next();
-        let mut desks: Vec<Box<dyn FnOnce() -> Result<Totals> + Send + '_>> = Vec::new();
-        desks.push(Box::new(|| sweep_desk(&mut first, next, tell)));
+        let mut work: Vec<Box<dyn FnOnce() -> Result<Totals> + Send + '_>> = Vec::new();
+        work.push(Box::new(|| sweep_desk(&mut first, next, tell)));
         for number in 2..=desks(series.kind).min(cuts.len()) {
-            desks.push(Box::new(move || {
+            work.push(Box::new(move || {
                 sweep_desk(&mut Desk::furnish(site, series.kind, series.link, number)?, next, tell)
             }));
         }
-        totals.merge(side_by_side(desks)?);
+        totals.merge(side_by_side(work)?);
         Ok(totals)
     }
 
