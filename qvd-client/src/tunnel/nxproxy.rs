@@ -162,6 +162,8 @@ impl NxProxy {
         let mut command = Command::new(&self.program);
         command
             .arg("-S")
+            // We listen already. One whose client was killed would try for ever, and ask nobody whether it should.
+            .arg("retry=1")
             .args(&self.words)
             .arg(format!("connect=unix:{}:{DISPLAY_NUMBER}", dir.socket().display()))
             .env("NX_ROOT", dir.nx_root())
