@@ -94,7 +94,9 @@ fn sweep(options: &Options) -> Result<Totals> {
     for fact in totals.facts() {
         println!("{fact}");
     }
+    // Without the guard losses explain themselves; whoever wants those logs names a directory.
     if totals.lost > 0
+        && guard
         && let Some(temporary) = temporary
     {
         println!("logs kept below {}", temporary.keep().display());
