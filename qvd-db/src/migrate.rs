@@ -138,7 +138,12 @@ fn migrator(steps: &[Step], text: fn(&Step) -> &'static str) -> Migrator {
 
 async fn up_to(pools: &Pools, steps: &[Step]) -> Result<()> {
     let outcome = match pools {
-        Pools::Postgres(server) => migrator(steps, |(_, _, postgres, _)| postgres).run(server.pool()).await,
+        Pools::Postgres(server) => {
+            let unhurried = server.unhurried();
+            let outcome = migrator(steps, |(_, _, postgres, _)| postgres).run(&unhurried).await;
+            unhurried.close().await;
+            outcome
+        }
         Pools::Sqlite { writer, .. } => migrator(steps, |(_, _, _, sqlite)| sqlite).run(writer).await,
     };
     outcome.map_err(schema_error)

@@ -48,9 +48,16 @@ impl Server {
         }
     }
 
-    /// For migrations, which have their own way with connections.
+    /// For what has its own way with connections.
     pub(crate) fn pool(&self) -> &PgPool {
         &self.pool
+    }
+
+    /// For migrations: what changes a large table takes longer than a statement of ours may.
+    pub(crate) fn unhurried(&self) -> PgPool {
+        let connect = self.pool.options().get_acquire_timeout();
+        let options = (*self.pool.connect_options()).clone();
+        PgPoolOptions::new().max_connections(1).acquire_timeout(connect).connect_lazy_with(options)
     }
 
     /// Runs a statement, a transaction of its own.
