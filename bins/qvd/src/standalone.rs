@@ -14,9 +14,9 @@ use qvd_core::ErrorKind;
 use qvd_core::config::Config;
 use qvd_db::{Db, NewHost};
 use qvd_hypervisor::drivers::process::{ProcessDriver, ProcessSettings};
-use qvd_hypervisor::hkd::{self, HkdSettings, Shutdown};
+use qvd_hypervisor::hkd::{self, Control, HkdSettings, Shutdown};
 use qvd_l7r::{BoundRouter, Router};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::data_dir::DataDir;
 
@@ -42,7 +42,11 @@ pub(crate) async fn run(
     let router = bind(&db, &config, listen).await?;
     let (address, fingerprint) = (router.local_addr(), router.fingerprint());
     let (ready, is_ready) = oneshot::channel();
-    let hkd = HkdSettings::new(db, config.clone(), node).hypervisor(driver(&config)?).ready(ready);
+    let (control, controls) = mpsc::channel(1);
+    let hkd = HkdSettings::new(db, config.clone(), node)
+        .hypervisor(driver(&config)?)
+        .controls(controls)
+        .ready(ready);
 
     // The router ends first, so that nobody asks for a machine that is on its way down.
     let (end_router, mut router_may_go) = watch::channel(false);
@@ -67,25 +71,27 @@ pub(crate) async fn run(
             ended = &mut keeping => return hkd_outcome(ended),
         }
     }
-    // From here on a second signal does not wait for what the first one began.
+    // From here on a second signal waits for nothing: desktops are cut, virtual machines are killed.
     let _ = end_router.send(true);
     handle.end_sessions();
+    let mut hurried = false;
     tokio::select! {
         served = &mut serving => if let Ok(Err(e)) = served {
             tracing::warn!("router: {}", qvd_core::error::chain(&e));
         },
-        () = signals.stop() => return Err(cut_short()),
+        () = signals.stop() => hurried = true,
     }
-    let _ = end_hkd.send(true);
-    tokio::select! {
-        ended = &mut keeping => hkd_outcome(ended),
-        () = signals.stop() => Err(cut_short()),
+    serving.abort();
+    if !hurried {
+        let _ = end_hkd.send(true);
+        tokio::select! {
+            ended = &mut keeping => return hkd_outcome(ended),
+            () = signals.stop() => {}
+        }
     }
-}
-
-fn cut_short() -> Failure {
-    let text = "ended by a second signal; virtual machines that still run are taken over by the next start";
-    Failure::new(ErrorKind::Unavailable, text)
+    tracing::warn!("asked a second time: virtual machines are killed");
+    let _ = control.send(Control::Shutdown(Shutdown::Abort)).await;
+    hkd_outcome(keeping.await)
 }
 
 fn hkd_outcome(ended: Result<hkd::Result<()>, tokio::task::JoinError>) -> Result<(), Failure> {
