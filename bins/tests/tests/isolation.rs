@@ -70,7 +70,7 @@ fn a_desktop_is_closed_to_other_users_and_has_namespaces_of_its_own() {
     open_to_all(dir.path());
     open_to_all(&dir.path().join("data"));
     let calls = guest.with_file_name("vma.sock");
-    assert!(calls.exists() && guest.join("nx.sock").exists(), "they are where this test looks");
+    assert!(calls.exists(), "it is where this test looks");
     let secret = guest.join("nxagent.xauth");
     assert!(fs::read(&secret).is_ok() && fs::read_dir(&home).is_ok(), "they are where this test looks");
     let refused = as_stranger(move || {
