@@ -59,6 +59,7 @@ man: ## the manual pages, below $(TARGET)/man
 handover: ## the full sweep of cut hand-overs; takes long
 	@.ci/setup test
 	$(CARGO) build --workspace --bins
+	@"$(TARGET)/debug/qvd-handover" --dangerous --guard 0
 	@"$(TARGET)/debug/qvd-handover" --full
 
 bench: ## ours against HAProxy, nginx and a plain copy, in one run

@@ -130,7 +130,7 @@ async fn the_password_reaches_neither_nxproxy_nor_the_log_and_the_key_is_kept_pr
     assert!(!environment.contains("s3cret") && environment.contains("NX_ROOT="), "{environment}");
     assert!(!err.contains("s3cret") && !err.contains("czNjcmV0"), "{err}");
     let words = std::fs::read_to_string(home.path().join("seen-words")).unwrap();
-    assert!(words.starts_with("-S cups=631 data=0 connect=unix:/"), "{words}");
+    assert!(words.starts_with("-S retry=1 cups=631 data=0 connect=unix:/"), "{words}");
     assert!(words.trim().ends_with(":40"), "{words}");
 
     let key = home.path().join(".qvd/slave-key");
