@@ -42,12 +42,28 @@ impl Judge for AtTheTerminal {
         } else {
             "Accept it? [n]o, [o]nce, [a]lways: "
         };
-        let answer = answer(&format!("{text}{prompt}")).await.unwrap_or_default();
-        match (changed, answer.trim().to_ascii_lowercase().as_str()) {
-            (true, "replace") | (false, "a" | "always") => Decision::Always,
-            (false, "o" | "once") => Decision::Once,
-            (true | false, _) => Decision::Reject,
+        let mut shown = format!("{text}{prompt}");
+        for _ in 0..ATTEMPTS {
+            let Ok(answer) = answer(&shown).await else { break };
+            if let Some(decision) = understood(changed, &answer) {
+                return decision;
+            }
+            shown = format!("'{}' is none of them. {prompt}", printable(answer.trim()));
         }
+        Decision::Reject
+    }
+}
+
+/// How often a question about a certificate is asked before nothing counts as no.
+const ATTEMPTS: u32 = 3;
+
+/// What an answer means. A certificate that replaces another is accepted by the whole word alone.
+fn understood(changed: bool, answer: &str) -> Option<Decision> {
+    match (changed, answer.trim().to_ascii_lowercase().as_str()) {
+        (true, "replace") | (false, "a" | "always") => Some(Decision::Always),
+        (false, "o" | "once") => Some(Decision::Once),
+        (true, _) | (false, "" | "n" | "no") => Some(Decision::Reject),
+        (false, _) => None,
     }
 }
 
@@ -134,6 +150,24 @@ mod tests {
     use qvd_core::state::VmState;
 
     use super::*;
+
+    #[test]
+    fn a_word_that_is_no_answer_is_asked_about_and_never_a_yes() {
+        for (answer, meant) in [
+            ("a", Some(Decision::Always)),
+            (" Once\n", Some(Decision::Once)),
+            ("n", Some(Decision::Reject)),
+            ("", Some(Decision::Reject)),
+            ("y", None),
+            ("replace", None),
+        ] {
+            assert_eq!(understood(false, answer), meant, "{answer:?}");
+        }
+        assert_eq!(understood(true, "replace"), Some(Decision::Always));
+        for answer in ["a", "y", "once", ""] {
+            assert_eq!(understood(true, answer), Some(Decision::Reject), "{answer:?}");
+        }
+    }
 
     #[test]
     fn an_answer_is_an_id_or_a_name() {
