@@ -12,6 +12,7 @@ use qvd_bin_common::{
 };
 use qvd_core::ErrorKind;
 use qvd_core::config::Config;
+use qvd_core::hypervisor::Hypervisor as _;
 use qvd_db::{Db, NewHost};
 use qvd_hypervisor::drivers::process::{ProcessDriver, ProcessSettings};
 use qvd_hypervisor::hkd::{self, Control, HkdSettings, Shutdown};
@@ -39,14 +40,13 @@ pub(crate) async fn run(
     let node = config.text("nodename");
     register(&db, &node).await?;
 
+    let driver = driver(&config)?;
+    refuse_to_serve_nothing(driver.as_ref()).await?;
     let router = bind(&db, &config, listen).await?;
     let (address, fingerprint) = (router.local_addr(), router.fingerprint());
     let (ready, is_ready) = oneshot::channel();
     let (control, controls) = mpsc::channel(1);
-    let hkd = HkdSettings::new(db, config.clone(), node)
-        .hypervisor(driver(&config)?)
-        .controls(controls)
-        .ready(ready);
+    let hkd = HkdSettings::new(db, config.clone(), node).hypervisor(driver).controls(controls).ready(ready);
 
     // The router ends first, so that nobody asks for a machine that is on its way down.
     let (end_router, mut router_may_go) = watch::channel(false);
@@ -123,6 +123,22 @@ fn driver(config: &Config) -> Result<Arc<ProcessDriver>, Failure> {
     let own = std::env::current_exe()
         .map_err(|e| Failure::new(ErrorKind::Internal, "cannot find the running program").because(e))?;
     Ok(Arc::new(ProcessDriver::new(ProcessSettings::from_config(config, &own))))
+}
+
+/// A node whose driver lacks something serves on, since others run its users' machines; a site of one would only refuse
+/// everybody.
+async fn refuse_to_serve_nothing(driver: &ProcessDriver) -> Result<(), Failure> {
+    let checks = driver.check().await;
+    let lacks = checks.into_iter().filter(|check| check.required).filter_map(|check| {
+        let remedy = check.remedy?;
+        Some(format!("\n  {}: {}\n    → {}", check.what, check.found, remedy.replace('\n', "\n      ")))
+    });
+    let lacks: String = lacks.collect();
+    if lacks.is_empty() {
+        return Ok(());
+    }
+    let text = format!("virtual machines cannot run here (`qvd doctor` tells more):{lacks}");
+    Err(Failure::new(ErrorKind::Unavailable, text))
 }
 
 /// The address asked for; without one loopback, with a free port when the usual one is taken.

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::Command;
 
 use qvd_system_tests::can_show_a_desktop;
+use qvd_system_tests::machine::processes_naming;
 use qvd_system_tests::process::program;
 use qvd_system_tests::scratch::Scratch;
 use serde_json::Value;
@@ -21,6 +22,8 @@ fn doctor(dir: &Path, path: &str, args: &[&str]) -> (i32, String) {
     command.arg("doctor").args(args);
     let output = command.env("PATH", path).env("TMPDIR", &temporary).env("QVD_CONFIG", &config).output();
     let output = output.expect("it starts");
+    let alive = processes_naming(&temporary.to_string_lossy());
+    assert!(alive.is_empty(), "left running: {alive:?}");
     let left: Vec<_> = fs::read_dir(&temporary).expect("it is there").flatten().map(|e| e.path()).collect();
     assert!(left.is_empty(), "left behind: {left:?}");
     (output.status.code().unwrap_or(-1), String::from_utf8_lossy(&output.stdout).into_owned())
@@ -57,6 +60,11 @@ fn with_everything_there_it_is_content() {
     let (code, text) = doctor(dir.path(), &path, &["--json"]);
     assert_eq!(code, 0, "{text}");
     let findings: Vec<Value> = serde_json::from_str(&text).expect("JSON");
+    let display = finding(&findings, "X socket")["found"].as_str().expect("what was found");
+    let number: String = display.chars().filter(char::is_ascii_digit).collect();
+    for file in [format!("/tmp/.X{number}-lock"), format!("/tmp/.X11-unix/X{number}")] {
+        assert!(!Path::new(&file).exists(), "{file} is left for the next user to stumble over");
+    }
     for what in ["nxagent", "nxproxy", "X socket", "NX session", "router's port", "database"] {
         assert_eq!(finding(&findings, what)["ok"], true, "{what}");
     }

@@ -75,6 +75,15 @@ fn two_sites_at_the_same_time_do_not_meet() {
 }
 
 #[test]
+fn a_site_that_could_run_no_machine_says_so_instead_of_serving() {
+    let dir = Scratch::new().expect("a temporary directory");
+    let settings = [("command.qvd-vma", "/nonexistent/qvd-vma")];
+    let refused = Site::start(dir.path(), &settings).expect_err("it serves").to_string();
+    assert!(refused.contains("virtual machines cannot run here"), "{refused}");
+    assert!(refused.contains("/nonexistent/qvd-vma") && refused.contains("command.qvd-vma"), "{refused}");
+}
+
+#[test]
 fn an_ordinary_user_has_a_whole_site_of_its_own() {
     if !can_show_a_desktop() {
         return;

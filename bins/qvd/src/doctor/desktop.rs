@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use qvd_core::config::Config;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
@@ -55,6 +55,7 @@ pub(super) async fn nx_session(config: &Config) -> Finding {
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
+        .process_group(0)
         .kill_on_drop(true)
         .spawn();
     let mut child = match child {
@@ -98,14 +99,15 @@ pub(super) async fn nx_session(config: &Config) -> Finding {
     }
 }
 
-/// Asks it to end, so that it takes its display's files along; kills it when it does not.
+/// Asks it to end, so that it takes its display's files along; kills it when it does not. While it waits it has a
+/// child of its own, and neither ends without the other: the signals go to both.
 async fn end(mut child: Child) {
-    let asked = child.id().and_then(|pid| i32::try_from(pid).ok()).map(Pid::from_raw);
-    if let Some(pid) = asked {
-        let _ = kill(pid, Signal::SIGTERM);
-    }
+    let group = child.id().and_then(|pid| i32::try_from(pid).ok()).map(Pid::from_raw);
+    let tell = |signal| group.map(|group| killpg(group, signal));
+    tell(Signal::SIGTERM);
     if tokio::time::timeout(Duration::from_secs(5), child.wait()).await.is_err() {
-        let _ = child.kill().await;
+        tell(Signal::SIGKILL);
+        let _ = child.wait().await;
     }
 }
 
