@@ -6,6 +6,8 @@ use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use sha2::{Digest as _, Sha256};
+
 use qvd_core::VmId;
 use qvd_core::hypervisor::Check;
 
@@ -148,14 +150,18 @@ fn namespace_remedy(self_exe: &Path) -> String {
         .to_owned()
 }
 
-/// The profile that lets a program make user namespaces where AppArmor restricts them (Ubuntu 24.04).
+/// The profile that lets a program make user namespaces where AppArmor restricts them (Ubuntu 24.04). Its name is the
+/// program's own, so that it replaces no other program's; each is to be loaded from a file of its own.
 pub fn apparmor_profile(program: &Path) -> String {
     // Inside quotes a profile's path keeps its spaces; these characters would be taken for a pattern.
     let path = program.to_string_lossy();
     let path: String =
         path.chars().flat_map(|c| "\\\"*?[]{}^".contains(c).then_some('\\').into_iter().chain([c])).collect();
+    let digest = Sha256::digest(program.as_os_str().as_encoded_bytes());
+    let name: String = digest.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
     format!(
-        "abi <abi/4.0>,\ninclude <tunables/global>\nprofile qvd \"{path}\" flags=(unconfined) {{\n  userns,\n}}\n"
+        "abi <abi/4.0>,\ninclude <tunables/global>\nprofile qvd-{name} \"{path}\" flags=(unconfined) {{\n  \
+         userns,\n}}\n"
     )
 }
 
@@ -234,8 +240,18 @@ mod tests {
     #[test]
     fn a_profile_names_exactly_one_program() {
         let profile = apparmor_profile(Path::new("/home/a b/[x]/qvd"));
-        assert!(profile.contains("profile qvd \"/home/a b/\\[x\\]/qvd\" flags=(unconfined) {"), "{profile}");
-        assert!(profile.contains("userns,"));
+        assert!(
+            profile.contains(" \"/home/a b/\\[x\\]/qvd\" flags=(unconfined) {\n  userns,\n}"),
+            "{profile}"
+        );
+        let name = |path: &str| {
+            let profile = apparmor_profile(Path::new(path));
+            profile
+                .lines()
+                .find_map(|line| line.strip_prefix("profile ")?.split(' ').next().map(str::to_owned))
+        };
+        assert_ne!(name("/usr/bin/qvd"), name("/usr/sbin/qvd-hkd"));
+        assert_eq!(name("/usr/bin/qvd"), name("/usr/bin/qvd"));
     }
 
     #[test]
