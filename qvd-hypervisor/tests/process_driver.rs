@@ -146,6 +146,41 @@ async fn inside_is_a_small_world_of_its_own() {
 }
 
 #[tokio::test]
+async fn a_machine_sees_neither_its_neighbours_nor_its_site() {
+    let mut lab = Lab::in_sight(PATIENT);
+    let data = lab.dir.path().join("data");
+    lab.settings.hidden = vec![data.clone()];
+    lab.start(&spec(2, 1)).await;
+    fs::write(data.join("node.conf"), "secret = 1").unwrap();
+    fs::write(lab.settings.homefs_dir.join("2-fs/letter"), "dear").unwrap();
+    let theirs =
+        [lab.guest(2).join("vma.conf"), lab.settings.homefs_dir.join("2-fs/letter"), data.join("node.conf")];
+    assert!(theirs.iter().all(|file| fs::read(file).is_ok()), "they are where this test looks");
+    let reads: String =
+        theirs.iter().map(|file| format!("cat '{}' && echo GOT-IT\n", file.display())).collect();
+    lab.set_agent(&format!(
+        "{{ {reads}
+           echo data=$(ls -A '{data}'); echo bin=$(ls '{bin}'); touch '{data}/x' && echo data=writable
+           echo terminals=$(stat -c %d /dev/pts); (exec 3<>/dev/ptmx) && echo terminals=open
+           echo home=$(ls -d $HOME)
+         }} > $run/report 2>&1
+         trap 'exit 7' TERM; touch $run/up; while :; do sleep 60 & wait $!; done",
+        data = data.display(),
+        bin = lab.dir.path().join("bin").display(),
+    ));
+    lab.start(&spec(1, 1)).await;
+    let report = fs::read_to_string(lab.guest(1).join("report")).unwrap();
+    assert!(!report.contains("GOT-IT"), "{report}");
+    for line in ["data=", "bin=agent", "terminals=open", "home=/home/ann"] {
+        assert!(report.lines().any(|found| found == line), "no '{line}' in:\n{report}");
+    }
+    assert!(!report.contains("data=writable"), "{report}");
+    let hosts = std::os::unix::fs::MetadataExt::dev(&fs::metadata("/dev/pts").unwrap());
+    assert!(!report.contains(&format!("terminals={hosts}\n")), "{report}");
+    lab.end().await;
+}
+
+#[tokio::test]
 async fn another_user_can_neither_enter_nor_signal() {
     if !is_root() {
         return skip("only root can try what a second account may do");

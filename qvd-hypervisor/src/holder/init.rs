@@ -118,6 +118,7 @@ fn begin(birth: &Birth<'_>) -> Result<Option<Pid>, StepFailed> {
             guest: birth.guest,
             programs,
             exposed: &order.exposed,
+            hidden: &order.hidden,
             memory: order.memory,
             account: &order.account,
         };

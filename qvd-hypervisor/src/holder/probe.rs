@@ -101,8 +101,15 @@ fn try_view(dir: &Path) -> io::Result<ProbeReport> {
 
 fn look_from_inside(dir: &Path, account: &Account) -> ProbeReport {
     let (home, guest, programs) = (dir.join("home"), dir.join("guest"), dir.join("programs"));
-    let view =
-        View { home: &home, guest: &guest, programs: &programs, exposed: &[], memory: 1 << 20, account };
+    let view = View {
+        home: &home,
+        guest: &guest,
+        programs: &programs,
+        exposed: &[],
+        hidden: &[dir.to_owned()],
+        memory: 1 << 20,
+        account,
+    };
     let mut report = ProbeReport::default();
     let entered = if getpid().as_raw() == 1 {
         view::enter(&view).map_err(|failed| io::Error::other(qvd_core::error::chain(&failed).to_string()))

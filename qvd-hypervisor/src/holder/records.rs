@@ -92,6 +92,9 @@ pub struct Order {
     pub agent: PathBuf,
     /// Directories of the host that stay visible although something covers them.
     pub exposed: Vec<PathBuf>,
+    /// Directories of the site that the machine must not see.
+    #[serde(default)]
+    pub hidden: Vec<PathBuf>,
     /// The agent's configuration.
     pub agent_config: String,
     /// How it is kept apart.

@@ -10,7 +10,9 @@ use std::path::{Path, PathBuf};
 
 use super::records::Account;
 use super::{GUEST_BIN, GUEST_HOME, GUEST_HOST, GUEST_RUN, accounts};
-use crate::hostops::{DetachedMount, make_private, mount_proc, mount_tmpfs, set_tree_read_only};
+use crate::hostops::{
+    DetachedMount, cover, make_private, mount_proc, mount_terminals, mount_tmpfs, set_tree_read_only,
+};
 
 /// What is needed to make a view.
 #[derive(Clone, Debug)]
@@ -23,6 +25,9 @@ pub(crate) struct View<'a> {
     pub(crate) programs: &'a Path,
     /// More directories of the host to keep visible.
     pub(crate) exposed: &'a [PathBuf],
+    /// Directories of the site that no machine may see: the other machines are in them, and of an ordinary user's site
+    /// all are one account.
+    pub(crate) hidden: &'a [PathBuf],
     /// Most that each private file system may hold, in bytes.
     pub(crate) memory: u64,
     /// Who the session is.
@@ -61,6 +66,14 @@ pub(crate) fn enter(view: &View<'_>) -> Result<Shortcomings, StepFailed> {
 
     let writable_host = set_tree_read_only().err().map(|error| error.to_string());
     step("mount /proc", mount_proc())?;
+    let terminals = Path::new("/dev/pts");
+    if terminals.is_dir() {
+        step("mount terminals of its own on /dev/pts", mount_terminals(terminals))?;
+    }
+    // Before the private file systems, which have places of the same name: the usual path.run is GUEST_RUN.
+    for path in view.hidden.iter().filter(|path| can_be_hidden(path)) {
+        step(format!("hide '{}'", path.display()), cover(path))?;
+    }
     for (path, mode) in [("/tmp", 0o1777), ("/dev/shm", 0o1777), ("/run", 0o755)] {
         // Without /dev/shm there is nothing to cover.
         if Path::new(path).is_dir() {
@@ -90,6 +103,12 @@ pub(crate) fn enter(view: &View<'_>) -> Result<Shortcomings, StepFailed> {
     make_session_home(view.account)?;
     replace_account_files(view.account)?;
     Ok(Shortcomings { writable_host })
+}
+
+/// Whether a machine works without this directory. What it has no way to, it need not be hidden from.
+fn can_be_hidden(path: &Path) -> bool {
+    let Ok(real) = fs::canonicalize(path) else { return false };
+    real.is_dir() && !NEEDED.iter().any(|needed| Path::new(needed).starts_with(&real))
 }
 
 fn take(path: &Path) -> Result<DetachedMount, StepFailed> {
@@ -166,4 +185,26 @@ fn covered_resolver_dir() -> Option<PathBuf> {
 
 fn step<T>(operation: impl Into<String>, outcome: io::Result<T>) -> Result<T, StepFailed> {
     outcome.map_err(|source| StepFailed { operation: operation.into(), source })
+}
+
+/// A directory of the site that is, or contains, one of these stays visible.
+const NEEDED: [&str; 14] = [
+    "/bin", "/dev", "/etc", "/home", "/lib", "/lib64", "/opt", "/proc", "/run", "/sbin", "/sys", "/tmp",
+    "/usr", "/var",
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_machine_needs_is_never_hidden() {
+        for path in ["/", "/etc", "/usr", "/home", "/dev", "/no/such/directory", "/etc/passwd"] {
+            assert!(!can_be_hidden(Path::new(path)), "{path}");
+        }
+        let dir = tempfile::tempdir().unwrap();
+        assert!(can_be_hidden(dir.path()));
+        std::os::unix::fs::symlink("/etc", dir.path().join("link")).unwrap();
+        assert!(!can_be_hidden(&dir.path().join("link")), "whatever its name");
+    }
 }

@@ -27,7 +27,9 @@ pub use fork::{
 };
 pub use host::{HostOps, LockState, SystemHost};
 pub use lock::{LockContent, LockOutcome, VmLock};
-pub use mount::{DetachedMount, make_private, mount_proc, mount_tmpfs, set_tree_read_only};
+pub use mount::{
+    DetachedMount, cover, make_private, mount_proc, mount_terminals, mount_tmpfs, set_tree_read_only,
+};
 pub use nfs::unsafe_lock_options;
 pub use process::{Custody, Life, PidFd, ProcessId, boot_id, descendants};
 pub use watch::readable;

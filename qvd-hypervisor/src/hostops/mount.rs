@@ -99,6 +99,28 @@ pub fn mount_tmpfs(target: &Path, mode: u32, size: u64) -> io::Result<()> {
     Ok(())
 }
 
+/// Mounts an empty tmpfs over `target` that nobody can write to.
+///
+/// # Errors
+///
+/// The kernel's.
+pub fn cover(target: &Path) -> io::Result<()> {
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC | MsFlags::MS_RDONLY;
+    mount(Some("tmpfs"), target, Some("tmpfs"), flags, Some("mode=555,size=4k"))?;
+    Ok(())
+}
+
+/// Mounts a set of pseudo terminals of its own: those of the host are not in it.
+///
+/// # Errors
+///
+/// The kernel's.
+pub fn mount_terminals(target: &Path) -> io::Result<()> {
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
+    mount(Some("devpts"), target, Some("devpts"), flags, Some("newinstance,ptmxmode=0666,mode=0620"))?;
+    Ok(())
+}
+
 /// Mounts the `/proc` of the calling process's pid namespace.
 ///
 /// # Errors

@@ -28,7 +28,16 @@ impl Lab {
 
     /// With run-time directory and homes below a directory of that name.
     pub(crate) fn within(name: &str, script: &str) -> Self {
-        let dir = tempfile::Builder::new().prefix("qvd-lab-").tempdir_in("/tmp").unwrap();
+        Self::at("/tmp", name, script)
+    }
+
+    /// At a place that machines see as the host does.
+    pub(crate) fn in_sight(script: &str) -> Self {
+        Self::at("/var/tmp", "data", script)
+    }
+
+    fn at(top: &str, name: &str, script: &str) -> Self {
+        let dir = tempfile::Builder::new().prefix("qvd-lab-").tempdir_in(top).unwrap();
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let data = dir.path().join(name);
         let mut settings = ProcessSettings::new(

@@ -123,12 +123,19 @@ pub(super) fn order(
         cgroup_name: settings.cgroup_name(),
         agent: settings.vma_program.clone(),
         exposed: settings.exposed.clone(),
+        hidden: hidden(settings),
         agent_config,
         isolation,
         network,
     };
     order.spec_digest = digest(&order);
     Ok(order)
+}
+
+/// What the machines of a site have in common and no machine may see.
+fn hidden(settings: &ProcessSettings) -> Vec<PathBuf> {
+    let common = [settings.run_dir.clone(), settings.homefs_dir.clone()];
+    common.into_iter().chain(settings.hidden.iter().cloned()).collect()
 }
 
 fn network(

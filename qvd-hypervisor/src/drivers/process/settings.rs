@@ -27,6 +27,9 @@ pub struct ProcessSettings {
     pub home_skeleton: Option<PathBuf>,
     /// Directories of the host that stay visible inside (`vm.process.expose`).
     pub exposed: Vec<PathBuf>,
+    /// Directories of the site that no machine sees, besides run-time state and homes: the whole storage
+    /// (`path.storage.root`) and where the SQLite file is (`database.path`), with what else a site keeps there.
+    pub hidden: Vec<PathBuf>,
     /// Namespaces, or only a holder (`vm.process.isolation` = `none`).
     pub isolated: bool,
     /// A bridge on which each machine has an address of its own (`vm.process.network` = `bridge`); without it machines
@@ -61,6 +64,7 @@ impl ProcessSettings {
             vma_config: None,
             home_skeleton: None,
             exposed: Vec::new(),
+            hidden: Vec::new(),
             isolated: true,
             bridge: None,
             uid_base: 2_000_000,
@@ -86,6 +90,7 @@ impl ProcessSettings {
             // A default that is not on this system is no mistake.
             home_skeleton: optional("vm.process.home.skel").filter(|path| path.is_dir()),
             exposed: config.list("vm.process.expose").into_iter().map(PathBuf::from).collect(),
+            hidden: hidden(config),
             isolated: config.text("vm.process.isolation") != "none",
             bridge: (config.text("vm.process.network") == "bridge").then(|| bridge(config)),
             uid_base: uid_base(config).unwrap_or(defaults.uid_base),
@@ -128,6 +133,12 @@ fn uid_base(config: &Config) -> Option<u32> {
     configured.checked_add(nth * UID_RANGE)
 }
 
+fn hidden(config: &Config) -> Vec<PathBuf> {
+    let database = (config.text("database.driver") == "sqlite").then(|| config.path("database.path"));
+    let database = database.as_deref().and_then(Path::parent).filter(|dir| dir.is_absolute());
+    [config.path("path.storage.root")].into_iter().chain(database.map(Path::to_owned)).collect()
+}
+
 fn bridge(config: &Config) -> BridgeSettings {
     BridgeSettings {
         bridge: config.text("vm.network.bridge"),
@@ -167,6 +178,8 @@ mod tests {
             .set("vm.process.isolation", "none")
             .set("vm.process.uid.base", "5000")
             .set("vm.process.home.skel", "/nonexistent")
+            .set("database.driver", "sqlite")
+            .set("database.path", "/tmp/d/qvd.db")
             .set("command.qvd-vma", "/opt/qvd-vma")
             .build()
             .unwrap();
@@ -175,6 +188,7 @@ mod tests {
         assert_eq!(settings.homefs_dir, Path::new("/tmp/s/homefs"));
         assert_eq!(settings.vma_program, Path::new("/opt/qvd-vma"));
         assert_eq!((settings.uid_base, settings.first_display, settings.isolated), (5000, 100, false));
+        assert_eq!(settings.hidden, [Path::new("/tmp/s"), Path::new("/tmp/d")]);
         assert_eq!(settings.bridge, None, "the host's network, unless a bridge is asked for");
         assert_eq!((settings.vma_config, settings.home_skeleton), (None, None));
     }
