@@ -375,6 +375,21 @@ async fn the_end_of_the_agent_is_the_end_of_the_machine_and_its_words_are_kept()
 }
 
 #[tokio::test]
+async fn a_talkative_agent_fills_no_disk_and_is_heard_to_the_end() {
+    // More than a pipe and the file take; what still prints at the end is its child.
+    let lab = Lab::new("yes 'and another thing' | head -c 2000000; (echo 'at last') & wait; exit 4");
+    let driver = lab.driver();
+    driver.prepare(&spec(1, 1)).await.unwrap();
+    let vm = driver.launch(&spec(1, 1)).await.unwrap();
+    let exit = tokio::time::timeout(LIMIT, vm.exited()).await.unwrap();
+    assert_eq!(exit.code, Some(4));
+    assert!(exit.last_words.ends_with("at last"), "{exit:?}");
+    let length = fs::metadata(lab.vm_dir(1).join("console.log")).unwrap().len();
+    assert!((1..=256 * 1024).contains(&length), "{length}");
+    lab.end().await;
+}
+
+#[tokio::test]
 async fn a_machine_that_eats_too_much_says_so() {
     let lab = Lab::new("touch $run/up; exec tail /dev/zero");
     let mut greedy = spec(1, 1);

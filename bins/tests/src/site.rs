@@ -279,9 +279,14 @@ impl Site {
         self.dir.join(format!("data/run/vms/{vm}/guest"))
     }
 
-    /// What a machine's agent and its nxagent wrote last, for people; it is gone once the machine is stopped.
+    /// Where a machine's agent and its nxagent write their logs: in its home.
+    pub fn guest_logs(&self, vm: i64) -> PathBuf {
+        self.dir.join(format!("data/storage/homefs/{vm}-fs/.qvd-log"))
+    }
+
+    /// What a machine's agent and its nxagent wrote last, for people.
     pub fn guest_log(&self, vm: i64) -> String {
-        let files = fs::read_dir(self.guest_dir(vm).join("log")).into_iter().flatten().flatten();
+        let files = fs::read_dir(self.guest_logs(vm)).into_iter().flatten().flatten();
         let texts = files.filter_map(|file| fs::read_to_string(file.path()).ok());
         let last = |text: String| {
             let lines: Vec<&str> = text.lines().collect();

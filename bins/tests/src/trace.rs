@@ -72,7 +72,7 @@ impl Watch {
     /// Listens, from now on, to what a site and the agent say about a machine. `daemons` are logs of the node besides
     /// the site's own.
     pub fn new(site: &Site, vm: i64, daemons: &[&Path]) -> Self {
-        let logs = site.guest_dir(vm).join("log");
+        let logs = site.guest_logs(vm);
         let mut tails = vec![
             Tail::new(Source::Agent, logs.join("qvd.log"), None),
             Tail::new(Source::Nxagent, logs.join("qvd-nxagent.log"), None),

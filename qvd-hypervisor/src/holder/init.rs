@@ -59,7 +59,7 @@ pub(super) struct Birth<'a> {
     /// must be the machine's alone.
     pub(super) limit_processes: bool,
     /// Where the agent prints.
-    pub(super) console: File,
+    pub(super) printer: File,
     /// The socket that the agent answers on, as its standard input; none where it has a network of its own.
     pub(super) calls: Option<UnixListener>,
     /// Gives one byte once the holder has written down who we are.
@@ -184,8 +184,8 @@ fn start_agent(birth: &Birth<'_>, own_namespaces: bool) -> Result<Pid, StepFaile
         Some(calls) => OwnedFd::from(step(operation(), calls.try_clone())?).into(),
         None => Stdio::null(),
     };
-    let stdout = step(operation(), birth.console.try_clone())?;
-    let stderr = step(operation(), birth.console.try_clone())?;
+    let stdout = step(operation(), birth.printer.try_clone())?;
+    let stderr = step(operation(), birth.printer.try_clone())?;
     let mut command = Command::new(&program);
     command
         .arg("--config")

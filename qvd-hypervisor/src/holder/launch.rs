@@ -2,15 +2,17 @@
 
 use std::fs::{self, File};
 use std::io::{self, BufRead as _, BufReader, Write as _};
-use std::os::fd::{AsRawFd as _, RawFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, RawFd};
 use std::path::Path;
 use std::process::ExitCode;
 
 use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{Pid, getegid, geteuid, getpid, pipe2};
 
+use super::console::Console;
 use super::courier::{self, Reply, Side};
 use super::init::{self, Birth, Word};
 use super::place::{self, Place};
@@ -163,6 +165,7 @@ struct Machine {
     init: Pid,
     go: File,
     words: BufReader<File>,
+    console: Console,
 }
 
 impl Machine {
@@ -185,15 +188,19 @@ impl Machine {
         }
         let (go_read, go_write) = attempt("make a pipe", pipe2(OFlag::O_CLOEXEC).map_err(Into::into))?;
         let (words_read, words_write) = attempt("make a pipe", pipe2(OFlag::O_CLOEXEC).map_err(Into::into))?;
+        let Place { guest, printer, console, calls } = place;
+        let printed = console.pipe().map(|pipe| pipe.as_raw_fd());
         let not_for_init: Vec<RawFd> =
-            [Some(go_write.as_raw_fd()), Some(words_read.as_raw_fd()), reply].into_iter().flatten().collect();
-        let Place { guest, console, calls } = place;
+            [Some(go_write.as_raw_fd()), Some(words_read.as_raw_fd()), printed, reply]
+                .into_iter()
+                .flatten()
+                .collect();
         let birth = Birth {
             order,
             guest: &guest,
             limit_memory: !groups.limits_memory(),
             limit_processes: !groups.limits_processes() && order.account.switch,
-            console,
+            printer,
             calls,
             go: go_read,
             words: words_write,
@@ -209,7 +216,8 @@ impl Machine {
         });
         attempt("return to the monitor's control group", groups.enter_monitor())?;
         let init = attempt("make namespaces (try `qvd doctor`)", born)?;
-        let machine = Self { init, go: File::from(go_write), words: BufReader::new(File::from(words_read)) };
+        let machine =
+            Self { init, go: File::from(go_write), words: BufReader::new(File::from(words_read)), console };
         drop(birth);
         if namespaces.user
             && let Err(error) = map_own_account(init)
@@ -233,7 +241,7 @@ impl Machine {
         };
         let mut started = false;
         let mut line = String::new();
-        while self.words.read_line(&mut line).is_ok_and(|length| length > 0) {
+        while self.next_word(&mut line) {
             match serde_json::from_str(&line) {
                 Ok(Word::Started) => {
                     started = true;
@@ -255,6 +263,8 @@ impl Machine {
         if order.isolation == Isolation::None {
             init::end_descendants();
         }
+        // All that could print are gone: what they left in the pipe is the last of it.
+        self.console.drain();
         if !started {
             reply.send(&Report::Failed {
                 operation: "start the machine's first process".into(),
@@ -265,6 +275,25 @@ impl Machine {
             });
         }
         exit
+    }
+
+    /// Waits for a line of init, taking up what the agent prints meanwhile; false at the end.
+    fn next_word(&mut self, line: &mut String) -> bool {
+        while self.words.buffer().is_empty() {
+            let mut waited = vec![PollFd::new(self.words.get_ref().as_fd(), PollFlags::POLLIN)];
+            waited.extend(self.console.pipe().map(|pipe| PollFd::new(pipe, PollFlags::POLLIN)));
+            match poll(&mut waited, PollTimeout::NONE) {
+                Err(nix::errno::Errno::EINTR) => continue,
+                Err(_) => break,
+                Ok(_) => {}
+            }
+            let spoken = waited[0].any().unwrap_or(true);
+            self.console.drain();
+            if spoken {
+                break;
+            }
+        }
+        self.words.read_line(line).is_ok_and(|length| length > 0)
     }
 
     /// Ends what must not go on.

@@ -22,7 +22,8 @@
 //! the next holder refuses to follow it.
 //!
 //! What the machine sees is made by (c) before it starts (d): the host read-only, `/tmp`, `/run` and `/dev/shm`
-//! empty and its own, `/proc` of its own processes, its home on `/home`, and [`GUEST_RUN`], [`GUEST_BIN`] and
+//! empty and its own, `/proc` of its own processes, terminals of its own, nothing in the directories where its site
+//! keeps run-time state, homes and database, its home on `/home` (with the agent's logs in `.qvd-log`), and [`GUEST_RUN`], [`GUEST_BIN`] and
 //! [`GUEST_HOST`] below `/run`.
 //!
 //! Files in the machine's directory `path.run/vms/<id>`, which only the launcher's account can change:
@@ -32,13 +33,15 @@
 //! | `launch-<nonce>.json` | the order; taken away by the holder that obeys it | driver |
 //! | `run.json` | what runs here: [`RunRecord`] | holder, before init starts the agent |
 //! | `exit` | how it ended: [`ExitRecord`] | holder, last of all |
-//! | `holder.log`, `console.log` | what the holder and the agent printed | |
+//! | `holder.log` | what the holder and init printed | both |
+//! | `console.log` | the latest of what the agent printed; bounded | holder |
 //! | `vma.sock` | where calls of the agent come in, for this account and the router's group | holder |
-//! | `guest/` | the machine's `/run/qvd`, owned by its account; the desktop's `nx.sock` is in it | agent |
+//! | `guest/` | the machine's `/run/qvd`, owned by its account; the desktop's `nx.sock` is in it, no log | agent |
 //!
 //! Nothing here may start a thread: namespaces and forks need a single one.
 
 mod accounts;
+mod console;
 mod courier;
 mod init;
 mod launch;

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use nix::sys::stat::{Mode, umask};
 use qvd_core::hypervisor::VMA_SOCKET;
 
+use super::console::Console;
 use super::records::Order;
 use super::{CONSOLE_LOG, EXIT_RECORD, GUEST_DIR};
 
@@ -19,7 +20,9 @@ pub(super) struct Place {
     /// The machine's run directory.
     pub(super) guest: PathBuf,
     /// Where the agent prints.
-    pub(super) console: File,
+    pub(super) printer: File,
+    /// What takes that up.
+    pub(super) console: Console,
     /// Where calls of the agent come in, unless it has a network of its own and listens there.
     pub(super) calls: Option<UnixListener>,
 }
@@ -32,35 +35,25 @@ pub(super) fn make(dir: &Path, order: &Order) -> io::Result<Place> {
     let guest = dir.join(GUEST_DIR);
     remove_if_there(fs::remove_dir_all(&guest))?;
     DirBuilder::new().mode(0o700).create(&guest)?;
-    let log = guest.join("log");
-    DirBuilder::new().mode(0o700).create(&log)?;
     let conf = guest.join("vma.conf");
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&conf)?;
     file.write_all(order.agent_config.as_bytes())?;
 
     let account = &order.account;
     if account.switch {
-        for path in [&conf, &log] {
-            chown(path, Some(account.uid), Some(account.gid))?;
-        }
+        chown(&conf, Some(account.uid), Some(account.gid))?;
         chown(&guest, Some(account.uid), Some(order.socket_group.unwrap_or(account.gid)))?;
     }
     if account.switch && order.socket_group.is_some() {
         // The router's group may pass through to the sockets, which inherit the group, but not look around.
         fs::set_permissions(&guest, Permissions::from_mode(0o2710))?;
     }
-    let console = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .custom_flags(libc::O_NOFOLLOW)
-        .open(dir.join(CONSOLE_LOG))?;
+    let (console, printer) = Console::open(dir)?;
     let calls = match order.network {
         Some(_) => None,
         None => Some(listen(dir, order.socket_group.filter(|_| account.switch))?),
     };
-    Ok(Place { guest, console, calls })
+    Ok(Place { guest, printer, console, calls })
 }
 
 /// Binds the agent's socket where the machine cannot put another in its place.

@@ -2,6 +2,9 @@
 //!
 //! The holder sits in `monitor`; everything else is born in `payload`, which carries the limits. On version 2
 //! there is one such tree, on version 1 one under each of memory, cpu, pids and freezer.
+//!
+//! An ordinary user's tree (version 2 only) is below the group that was delegated to the daemon. A group that holds
+//! processes hands no controllers down, so the daemon first moves into a leaf of it: [`CgroupPlace::make_room`].
 
 use std::fs;
 use std::io;
@@ -42,6 +45,19 @@ impl CgroupPlace {
     /// Below the mount point of the control groups, for the host called `node`.
     pub fn new(mount: impl Into<PathBuf>, node: &str) -> Self {
         Self { mount: mount.into(), node: path_component(node) }
+    }
+
+    /// Moves the calling process out of the way, into a leaf of its group, where that group was delegated to an
+    /// ordinary user. Does nothing anywhere else, and nothing the second time.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's, when the group is not ours to divide: then limits are set another way.
+    pub fn make_room(&self) -> io::Result<()> {
+        if geteuid().is_root() || !self.mount.join("cgroup.controllers").exists() {
+            return Ok(());
+        }
+        make_room(&self.mount, &fs::read_to_string("/proc/self/cgroup")?)
     }
 
     /// The groups that exist for a machine.
@@ -228,10 +244,33 @@ impl VmCgroups {
     }
 }
 
-/// The group of the calling process in the version 2 hierarchy.
+/// The group in the version 2 hierarchy that the calling process was started in: its own, or the one that it made a
+/// leaf of for itself.
 fn v2_group(mount: &Path, proc_self_cgroup: &str) -> PathBuf {
+    let own = own_v2_group(mount, proc_self_cgroup);
+    match own.parent() {
+        Some(parent) if own.ends_with(LEAF) => parent.to_owned(),
+        _ => own,
+    }
+}
+
+fn own_v2_group(mount: &Path, proc_self_cgroup: &str) -> PathBuf {
     let own = proc_self_cgroup.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
     mount.join(own)
+}
+
+fn make_room(mount: &Path, proc_self_cgroup: &str) -> io::Result<()> {
+    let own = own_v2_group(mount, proc_self_cgroup);
+    if own.ends_with(LEAF) {
+        return Ok(());
+    }
+    let leaf = own.join(LEAF);
+    make_group(&leaf)?;
+    let moved = fs::write(leaf.join("cgroup.procs"), "0");
+    if moved.is_err() {
+        let _ = fs::remove_dir(&leaf);
+    }
+    moved
 }
 
 fn make_groups(root: &Path, top: &Path) -> io::Result<()> {
@@ -342,6 +381,8 @@ fn path_component(node: &str) -> String {
 }
 
 const SLICE: &str = "qvd.slice";
+/// Not a name that a service manager gives.
+const LEAF: &str = "qvd-hkd.leaf";
 const MONITOR: &str = "monitor";
 const PAYLOAD: &str = "payload";
 const V1_CONTROLLERS: [&str; 4] = ["memory", "cpu", "pids", "freezer"];
@@ -421,6 +462,39 @@ mod tests {
         assert!(!groups.ran_out_of_memory());
         fs::write(&control, "oom_kill_disable 0\nunder_oom 0\noom_kill 2\n").unwrap();
         assert!(groups.ran_out_of_memory());
+    }
+
+    #[test]
+    fn a_daemon_in_a_delegated_group_makes_room_for_its_machines() {
+        let dir = tempfile::tempdir().unwrap();
+        let unit = dir.path().join("user.slice/hkd.service");
+        fs::create_dir_all(&unit).unwrap();
+        let before = "0::/user.slice/hkd.service\n";
+        // The kernel makes a group's files; here is one that only has a place for them.
+        fs::create_dir_all(unit.join(LEAF)).unwrap();
+        make_room(dir.path(), before).unwrap();
+        assert_eq!(fs::read_to_string(unit.join(LEAF).join("cgroup.procs")).unwrap(), "0");
+        let after = format!("0::/user.slice/hkd.service/{LEAF}\n");
+        make_room(dir.path(), &after).unwrap();
+        assert!(!unit.join(LEAF).join(LEAF).exists(), "the second time there is nothing to do");
+        // Before and after, the machines' groups are at the same place.
+        assert_eq!(v2_group(dir.path(), before), unit);
+        assert_eq!(v2_group(dir.path(), &after), unit);
+        let top = unit.join("qvd.slice/n/qvd-7");
+        fs::create_dir_all(&top).unwrap();
+        fs::write(unit.join("cgroup.subtree_control"), "").unwrap();
+        delegate_controllers(&unit, &top);
+        assert_eq!(fs::read_to_string(unit.join("cgroup.subtree_control")).unwrap(), "+cpu");
+    }
+
+    #[test]
+    fn a_group_that_is_not_ours_to_divide_is_left_as_it_was() {
+        let dir = tempfile::tempdir().unwrap();
+        let own = dir.path().join("session.scope");
+        fs::create_dir_all(own.join(LEAF).join("cgroup.procs")).unwrap();
+        assert!(make_room(dir.path(), "0::/session.scope\n").is_err());
+        assert!(make_room(dir.path(), "0::/gone.scope\n").is_err());
+        assert!(!dir.path().join("gone.scope").exists());
     }
 
     #[test]

@@ -174,9 +174,9 @@ impl<'a> Desk<'a> {
     pub(super) fn keep_evidence(&self, number: usize) -> Result<PathBuf> {
         let to = self.dir.join(format!("cut-{number}"));
         fs::create_dir_all(&to).with_context(|| format!("cannot make {}", to.display()))?;
-        let guest = self.site.guest_dir(self.account.vm);
+        let kept = self.site.guest_logs(self.account.vm);
         let logs = ["qvd.log", "qvd-nxagent.log", "qvd-session.log"];
-        for (from, name) in logs.iter().map(|name| (guest.join("log").join(name), *name)) {
+        for (from, name) in logs.iter().map(|name| (kept.join(name), *name)) {
             // What is not there explains something too.
             let _ = fs::copy(from, to.join(name));
         }

@@ -189,6 +189,8 @@ fn network(settings: &ProcessSettings, bridge: &BridgeSettings) -> Check {
 
 fn cgroups(settings: &ProcessSettings) -> Check {
     let place = CgroupPlace::new(&settings.cgroup_mount, &settings.cgroup_name());
+    // As before a launch. Where it is refused, so are the limits, and that is reported.
+    let _ = place.make_room();
     // No machine has this number.
     let limits = CgroupLimits { memory: 1 << 30, processes: 64 };
     let found = place.create(VmId::new(0), limits).map(|groups| {

@@ -187,7 +187,7 @@ fn agent_config(
     };
     format!(
         "path.run = {run}\n\
-         path.log = {run}/log\n\
+         path.log = {homes}/{AGENT_LOGS}\n\
          path.tmp = /tmp\n\
          path.qvd.bin = {bin}\n\
          vma.pid_file = {run}/vma.pid\n\
@@ -225,6 +225,9 @@ fn digest(order: &Order) -> String {
     let text = serde_json::to_vec(order).unwrap_or_default();
     Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
 }
+
+/// The agent's logs lie in its home: the file system of run-time state is small, and everybody's.
+const AGENT_LOGS: &str = ".qvd-log";
 
 /// Enough for any desktop, too few for a fork bomb to matter.
 const PROCESSES: u32 = 4096;
@@ -266,6 +269,7 @@ mod tests {
         let config = Config::builder().file("vma.conf", &order.agent_config).build().unwrap();
         assert_eq!(config.path("vma.rpc.socket"), Path::new("/run/qvd/vma.sock"));
         assert_eq!(config.path("vma.nxagent.listen"), Path::new("/run/qvd/nx.sock"));
+        assert_eq!(config.path("path.log"), Path::new("/home/.qvd-log"));
         assert!(config.flag("vma.nxagent.authority"));
         assert_eq!(config.integer("internal.nxagent.display"), 107);
         assert_eq!(config.text("vma.user.umask"), "0077");

@@ -107,6 +107,7 @@ impl Host {
             lock: homes::lock_path(&settings.homefs_dir, vm),
             extra_config: self.extra_config(vm)?,
         };
+        self.make_room();
         let order = plan::order(settings, spec, &around).map_err(|error| config(vm, &error))?;
         let dir = plan::vm_dir(settings, vm);
         let nonce = nonce();
@@ -123,6 +124,15 @@ impl Host {
         let exit =
             read_record::<ExitRecord>(&inspect::exit_file(&self.settings, spec.vm_id)).ok().flatten()?;
         (exit.run_id == spec.run_id.get()).then(|| exit.into())
+    }
+
+    /// An ordinary user's machines are limited only where this daemon makes room for their groups. Where it cannot,
+    /// the holder finds other limits, and the check says so.
+    fn make_room(&self) {
+        let place = CgroupPlace::new(&self.settings.cgroup_mount, &self.settings.cgroup_name());
+        if let Err(error) = place.make_room() {
+            tracing::debug!(%error, "this account has no control group to divide");
+        }
     }
 
     /// Starts a holder and hears how it went. A holder goes on even when nobody listens any more.
