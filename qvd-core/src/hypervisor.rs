@@ -14,7 +14,8 @@ use crate::id::{DiId, RunId, UserId, VmId};
 use crate::units::Mebibytes;
 
 /// What a driver can do. Declared, not found out by calling and failing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Capabilities {
     /// Starts from a disk image; without it an image of format `none` is right.
     pub needs_image: bool,
@@ -24,16 +25,22 @@ pub struct Capabilities {
     pub keeps_home: bool,
     /// Its virtual machines outlive the process that launched them and can be adopted.
     pub survives_restart: bool,
-    /// Its virtual machines live on another machine, out of reach of this host's fence.
-    pub remote: bool,
     /// [`RunningVm::terminate`] asks the guest; without it only [`RunningVm::kill`] ends a machine.
     pub polite_stop: bool,
     /// There is a real agent behind the endpoint; without it the machine counts as running at once.
     pub has_agent: bool,
 }
 
+impl Capabilities {
+    /// None; a driver sets what it has.
+    pub fn none() -> Self {
+        Self::default()
+    }
+}
+
 /// One thing that [`Hypervisor::check`] looked at.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Check {
     /// What was looked at, a few words.
     pub what: String,
@@ -45,8 +52,28 @@ pub struct Check {
     pub required: bool,
 }
 
+impl Check {
+    /// Something that is as it should be.
+    pub fn passed(what: impl Into<String>, found: impl Into<String>) -> Self {
+        Self { what: what.into(), found: found.into(), remedy: None, required: true }
+    }
+
+    /// Something that the driver cannot work with, and what to do about it.
+    pub fn failed(what: impl Into<String>, found: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { remedy: Some(remedy.into()), ..Self::passed(what, found) }
+    }
+
+    /// The driver can do without it.
+    #[must_use]
+    pub fn optional(mut self) -> Self {
+        self.required = false;
+        self
+    }
+}
+
 /// The disk image to start from.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ImageSpec {
     /// Its id.
     pub di_id: DiId,
@@ -54,6 +81,29 @@ pub struct ImageSpec {
     pub path: String,
     /// Format as recorded; never guessed from the content.
     pub format: String,
+}
+
+impl ImageSpec {
+    /// The image of that id, in a file of that name, of the format that was recorded.
+    pub fn new(di_id: DiId, path: impl Into<String>, format: impl Into<String>) -> Self {
+        Self { di_id, path: path.into(), format: format.into() }
+    }
+}
+
+/// Where all processes of one machine must be: made by the host before the launch, so that its fence can end what it
+/// has never heard of, whatever the driver.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LaunchPlace {
+    /// Directories of control groups, one per hierarchy. Groups below them are inside too.
+    pub cgroups: Vec<PathBuf>,
+}
+
+impl LaunchPlace {
+    /// These control groups, which exist.
+    pub fn in_cgroups(directories: impl IntoIterator<Item = PathBuf>) -> Self {
+        Self { cgroups: directories.into_iter().collect() }
+    }
 }
 
 /// Everything a driver needs to know to run one virtual machine once.
@@ -84,6 +134,8 @@ pub struct VmSpec {
     pub storage: Option<String>,
     /// Address of its own, when it has one.
     pub ip: Option<String>,
+    /// Where its processes must be; none leaves the place to the driver.
+    pub place: Option<LaunchPlace>,
 }
 
 impl VmSpec {
@@ -97,11 +149,12 @@ impl VmSpec {
             user_id: UserId::new(0),
             login: login.into(),
             memory: Mebibytes(256),
-            image: ImageSpec { di_id: DiId::new(0), path: String::new(), format: "none".to_owned() },
+            image: ImageSpec::new(DiId::new(0), "", "none"),
             use_overlay: true,
             home: None,
             storage: None,
             ip: None,
+            place: None,
         }
     }
 }
@@ -204,6 +257,7 @@ pub struct InvalidEndpoint {
 
 /// How a virtual machine ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ExitInfo {
     /// Exit status of its main process.
     pub code: Option<i32>,
@@ -213,6 +267,25 @@ pub struct ExitInfo {
     pub out_of_memory: bool,
     /// Last lines that the driver's process printed, for error messages; bounded.
     pub last_words: String,
+}
+
+impl ExitInfo {
+    /// It ended with an exit status.
+    pub fn status(code: i32) -> Self {
+        Self { code: Some(code), ..Self::default() }
+    }
+
+    /// It was ended by a signal.
+    pub fn signal(signal: i32) -> Self {
+        Self { signal: Some(signal), ..Self::default() }
+    }
+
+    /// With what was printed last.
+    #[must_use]
+    pub fn saying(mut self, last_words: impl Into<String>) -> Self {
+        self.last_words = last_words.into();
+        self
+    }
 }
 
 impl fmt::Display for ExitInfo {
@@ -278,6 +351,8 @@ impl Found {
 /// * [`launch`](Hypervisor::launch) follows a `prepare` of the same run; a machine that was never prepared is refused.
 ///   A run is started at most once: a second call for one that lives returns the living one, for one that has ended and
 ///   was not cleaned up yet it fails with [`HypervisorError::EarlyExit`].
+/// * All that a launch starts is inside [`VmSpec::place`], where there is one, before anything of the machine runs. A
+///   driver that cannot do that refuses the launch. The place is the caller's: `cleanup` empties it and leaves it.
 /// * [`find`](Hypervisor::find) is read-only and lists everything of this driver on this host, also what no
 ///   database knows, and what has ended until it is cleaned up. What could not be read is [`Found::Unknown`] or an error,
 ///   never a shorter list.
@@ -309,10 +384,9 @@ impl Found {
 /// impl Hypervisor for Null {
 ///     fn name(&self) -> &str { "null" }
 ///     fn capabilities(&self) -> Capabilities {
-///         Capabilities {
-///             needs_image: false, own_network: false, keeps_home: false, survives_restart: false,
-///             remote: false, polite_stop: false, has_agent: false,
-///         }
+///         let mut capabilities = Capabilities::none();
+///         capabilities.polite_stop = true;
+///         capabilities
 ///     }
 ///     async fn check(&self) -> Vec<Check> { Vec::new() }
 ///     async fn prepare(&self, _: &VmSpec) -> Result<Prepared, HypervisorError> { Ok(Prepared::default()) }

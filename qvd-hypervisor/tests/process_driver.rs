@@ -8,7 +8,7 @@ mod lab;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,8 @@ use nix::unistd::Pid;
 
 use lab::{HOLDER_VARIABLE, LIMIT, Lab, PATIENT, is_root, namespace, skip, spec, until};
 use qvd_core::VmId;
-use qvd_core::hypervisor::{Endpoint, Found, Hypervisor, HypervisorError};
+use qvd_core::hypervisor::{Endpoint, Found, Hypervisor, HypervisorError, LaunchPlace};
+use qvd_hypervisor::holder::RunRecord;
 use qvd_hypervisor::hostops::{Life, LockContent, LockOutcome, VmLock, descendants};
 use qvd_hypervisor::net::plan::BridgeSettings;
 
@@ -628,10 +629,91 @@ async fn it_keeps_every_law_of_a_driver() {
             fs::create_dir(&record).unwrap();
             *note.lock().unwrap() = Some(record);
         });
+    let places = Places::new();
+    let subject = match places.clone() {
+        Some(places) => {
+            let (same, vms) = (places.clone(), lab.settings.vms_dir());
+            subject.places(move |vm| places.make(vm), move |vm| same.outside(vm, &vms))
+        }
+        None => {
+            skip("no control groups that this account may divide");
+            subject
+        }
+    };
     conformance::hypervisor(subject).await;
+    if let Some(places) = &places {
+        places.remove();
+    }
     let spoiled = spoiled.lock().unwrap().take().unwrap();
     fs::remove_dir(spoiled).unwrap();
     lab.end().await;
+}
+
+#[tokio::test]
+async fn a_place_that_is_not_there_is_no_reason_to_run_elsewhere() {
+    let lab = Lab::new(PATIENT);
+    let mut spec = spec(1, 1);
+    spec.place = Some(LaunchPlace::in_cgroups([lab.dir.path().join("no-such-group")]));
+    let driver = lab.driver();
+    driver.prepare(&spec).await.unwrap();
+    let refused = driver.launch(&spec).await.map(|_| ()).unwrap_err();
+    let words = qvd_core::error::chain(&refused).to_string();
+    assert!(words.contains("no-such-group"), "{words}");
+    lab.end().await;
+}
+
+/// Control groups that the host, which is this test, makes for machines.
+#[derive(Clone)]
+struct Places {
+    tops: Vec<PathBuf>,
+}
+
+impl Places {
+    fn new() -> Option<Self> {
+        let mount = Path::new("/sys/fs/cgroup");
+        let roots = match mount.join("cgroup.controllers").exists() {
+            true => vec![mount.to_owned()],
+            false => ["memory", "pids", "freezer"].map(|name| mount.join(name)).to_vec(),
+        };
+        let name = format!("qvd-places-{}", std::process::id());
+        let tops: Vec<PathBuf> = roots.into_iter().map(|root| root.join(&name)).collect();
+        let made = tops.iter().all(|top| fs::create_dir(top).is_ok());
+        let places = Self { tops };
+        if !made {
+            places.remove();
+        }
+        made.then_some(places)
+    }
+
+    fn make(&self, vm: VmId) -> LaunchPlace {
+        let groups = self.tops.iter().map(|top| top.join(vm.to_string()));
+        let groups: Vec<PathBuf> = groups.inspect(|group| fs::create_dir(group).unwrap()).collect();
+        LaunchPlace::in_cgroups(groups)
+    }
+
+    fn outside(&self, vm: VmId, vms: &Path) -> Vec<String> {
+        let record = fs::read(vms.join(vm.to_string()).join("run.json")).unwrap();
+        let holder = serde_json::from_slice::<RunRecord>(&record).unwrap().holder;
+        let all = descendants(holder.pid).unwrap().into_iter().chain([holder]);
+        let all: Vec<i32> = all.map(|process| process.pid).collect();
+        assert!(all.len() >= 3, "holder, init and agent: {all:?}");
+        // As /proc names them, once for each hierarchy.
+        let group = format!(":/{}/{vm}/", self.tops[0].file_name().unwrap().display());
+        let outside = all.into_iter().filter(|pid| {
+            let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+            groups.lines().filter(|line| line.contains(&group)).count() < self.tops.len()
+        });
+        outside.map(|pid| format!("process {pid}")).collect()
+    }
+
+    fn remove(&self) {
+        for top in &self.tops {
+            // Of each machine the directory that was given, and nothing below it.
+            let entries = fs::read_dir(top).into_iter().flatten().map(|entry| entry.unwrap().path());
+            entries.filter(|path| path.is_dir()).for_each(|machine| fs::remove_dir(machine).unwrap());
+            let _ = fs::remove_dir(top);
+        }
+    }
 }
 
 #[tokio::test]

@@ -227,7 +227,7 @@ pub(crate) mod tests {
 
     #[test]
     fn an_end_is_told_of_the_rows_own_run_alone() {
-        let exit = ExitInfo { signal: Some(9), ..ExitInfo::default() };
+        let exit = ExitInfo::signal(9);
         let found = Found::Partial {
             vm_id: VmId::new(1),
             parts: Vec::new(),

@@ -72,7 +72,7 @@ pub(crate) async fn load(node: Arc<Node>, vm: VmId, run: RunId) -> Answer {
     spec.storage = row.vm.storage.clone().filter(|name| !name.is_empty());
     spec.ip = row.vm.ip.clone();
     if let Some(image) = image {
-        spec.image = ImageSpec { di_id: image.id, path: image.path, format: image.format };
+        spec.image = ImageSpec::new(image.id, image.path, image.format);
     }
     Answer::Loaded(Box::new(Loaded { spec, driver: Arc::clone(driver) }))
 }

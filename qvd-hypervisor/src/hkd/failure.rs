@@ -61,7 +61,7 @@ mod tests {
         let vm = VmId::new(7);
         let failure = Failure::from(HypervisorError::HomeInUse { vm, holder: "node b".into() });
         assert_eq!(judge(&failure, true), Charge::Nobody);
-        let exit = ExitInfo { code: Some(1), last_words: "no such file\n".into(), ..ExitInfo::default() };
+        let exit = ExitInfo::status(1).saying("no such file\n");
         let failure = Failure::from(HypervisorError::EarlyExit { vm, exit });
         assert_eq!(failure.text, "VM 7: ended early (exit status 1): no such file");
         assert_eq!(judge(&failure, true), Charge::Vm);

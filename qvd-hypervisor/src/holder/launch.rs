@@ -57,7 +57,7 @@ fn hold(dir: &Path, nonce: &str, reply: &mut Reply) -> Result<(), Report> {
     claim(&order_path)?;
     refuse_to_follow_the_living(dir, &order)?;
 
-    let groups = make_groups(&order);
+    let groups = make_groups(&order)?;
     let place = attempt("make the run directory", place::make(dir, &order))?;
 
     let mut record = RunRecord {
@@ -147,17 +147,23 @@ fn refuse_to_follow_the_living(dir: &Path, order: &Order) -> Result<(), Report> 
     }
 }
 
-fn make_groups(order: &Order) -> VmCgroups {
+fn make_groups(order: &Order) -> Result<VmCgroups, Report> {
     let limits = CgroupLimits { memory: order.memory, processes: order.processes };
+    if let Some(place) = &order.place {
+        // The caller counts on it: another place is none.
+        let groups = attempt(&format!("use its place {place:?}"), VmCgroups::within(place, limits))?;
+        attempt("enter its place", groups.enter_monitor())?;
+        return Ok(groups);
+    }
     let place = CgroupPlace::new(&order.cgroup_mount, &order.cgroup_name);
     let made = place.create(VmId::new(order.vm_id), limits).and_then(|groups| {
         groups.enter_monitor()?;
         Ok(groups)
     });
-    made.unwrap_or_else(|error| {
+    Ok(made.unwrap_or_else(|error| {
         eprintln!("no control groups: {error}");
         VmCgroups::default()
-    })
+    }))
 }
 
 /// A machine between birth and death, seen from its holder.

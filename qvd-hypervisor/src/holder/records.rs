@@ -88,6 +88,9 @@ pub struct Order {
     pub cgroup_mount: PathBuf,
     /// Name of this installation's control groups below `qvd.slice`.
     pub cgroup_name: String,
+    /// Control groups that the caller made for this machine; none means that the holder makes them.
+    #[serde(default)]
+    pub place: Option<Vec<PathBuf>>,
     /// The agent's program, on the host.
     pub agent: PathBuf,
     /// Directories of the host that stay visible although something covers them.
@@ -185,12 +188,9 @@ pub struct ExitRecord {
 
 impl From<ExitRecord> for ExitInfo {
     fn from(exit: ExitRecord) -> Self {
-        Self {
-            code: exit.code,
-            signal: exit.signal,
-            out_of_memory: exit.out_of_memory,
-            last_words: exit.last_words,
-        }
+        let mut info = Self::default().saying(exit.last_words);
+        (info.code, info.signal, info.out_of_memory) = (exit.code, exit.signal, exit.out_of_memory);
+        info
     }
 }
 

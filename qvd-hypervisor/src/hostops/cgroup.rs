@@ -39,6 +39,9 @@ pub struct VmCgroups {
     limits_memory: bool,
     #[serde(default)]
     limits_processes: bool,
+    /// The directories are somebody else's; only what is below them is ours.
+    #[serde(default)]
+    given: bool,
 }
 
 impl CgroupPlace {
@@ -93,10 +96,7 @@ impl CgroupPlace {
             let top = self.top(&root, vm);
             match make_groups(&root, &top) {
                 Ok(()) => {
-                    let limited = set_limits(&top.join(PAYLOAD), limits);
-                    groups.limits_memory |= limited.memory;
-                    groups.limits_processes |= limited.processes;
-                    groups.tops.push(top);
+                    groups.limit_and_add(top, limits);
                 }
                 Err(error) => refusal = error,
             }
@@ -130,6 +130,25 @@ impl CgroupPlace {
 }
 
 impl VmCgroups {
+    /// Makes the groups of a machine in directories that somebody made for it, and sets its limits.
+    ///
+    /// # Errors
+    ///
+    /// The first refusal; also where there is no directory at all.
+    pub fn within(places: &[PathBuf], limits: CgroupLimits) -> io::Result<Self> {
+        let mut groups = Self { given: true, ..Self::default() };
+        for top in places {
+            delegate_controllers(top, top);
+            let made = make_group(&top.join(MONITOR)).and_then(|()| make_group(&top.join(PAYLOAD)));
+            groups.limit_and_add(top.clone(), limits);
+            if let Err(refusal) = made {
+                let _ = groups.remove();
+                return Err(refusal);
+            }
+        }
+        if groups.is_empty() { Err(io::ErrorKind::NotFound.into()) } else { Ok(groups) }
+    }
+
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.tops.is_empty()
@@ -225,14 +244,25 @@ impl VmCgroups {
     /// `EBUSY` while something is in them.
     pub fn remove(&self) -> io::Result<()> {
         for top in &self.tops {
-            for group in [top.join(PAYLOAD), top.join(MONITOR), top.clone()] {
+            for group in [top.join(PAYLOAD), top.join(MONITOR)] {
                 remove_tree(&group)?;
             }
+            if self.given {
+                continue;
+            }
+            remove_tree(top)?;
             // The host's group and the slice go with their last machine.
             let _ = top.parent().map(fs::remove_dir).and_then(Result::ok);
             let _ = top.ancestors().nth(2).map(fs::remove_dir).and_then(Result::ok);
         }
         Ok(())
+    }
+
+    fn limit_and_add(&mut self, top: PathBuf, limits: CgroupLimits) {
+        let limited = set_limits(&top.join(PAYLOAD), limits);
+        self.limits_memory |= limited.memory;
+        self.limits_processes |= limited.processes;
+        self.tops.push(top);
     }
 
     fn enter(&self, group: &str) -> io::Result<()> {
@@ -425,6 +455,20 @@ mod tests {
         assert_eq!(limited, Limited { memory: false, processes: false });
         assert_eq!(fs::read_to_string(dir.path().join("memory.memsw.limit_in_bytes")).unwrap(), "1024");
         assert_eq!(fs::read_to_string(dir.path().join("pids.max")).unwrap(), "9");
+    }
+
+    #[test]
+    fn a_place_that_was_given_is_used_emptied_and_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let limits = CgroupLimits { memory: 1, processes: 1 };
+        let groups = VmCgroups::within(&[dir.path().to_owned()], limits).unwrap();
+        assert!(dir.path().join("payload").is_dir() && dir.path().join("monitor").is_dir());
+        groups.remove().unwrap();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+        assert!(VmCgroups::within(&[], limits).is_err());
+        let half = [dir.path().to_owned(), dir.path().join("nowhere")];
+        assert!(VmCgroups::within(&half, limits).is_err());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "all or nothing");
     }
 
     #[test]

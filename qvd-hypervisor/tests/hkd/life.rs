@@ -25,7 +25,7 @@ async fn a_claim_becomes_a_running_machine_and_a_stop_leaves_nothing() {
     site.stop(vm).await;
     let agent = site.agent(vm);
     agent.called(VmaMethod::Poweroff, 1).await;
-    site.driver.vm(vm).unwrap().end(ExitInfo { code: Some(0), ..ExitInfo::default() });
+    site.driver.vm(vm).unwrap().end(ExitInfo::status(0));
     let row = site.vm_is(vm, VmState::Stopped).await;
     assert_eq!((row.host_id, row.vm_address, row.last_error), (None, None, None));
     assert!(site.driver.leftovers().is_empty());
@@ -101,7 +101,7 @@ async fn a_machine_that_dies_is_cleaned_and_its_session_ended() {
     let _router =
         std::fs::File::create(site.router_lock_file(vm)).map(|f| f.lock().map(|()| f)).unwrap().unwrap();
     site.connect(vm).await;
-    site.driver.vm(vm).unwrap().end(ExitInfo { signal: Some(9), ..ExitInfo::default() });
+    site.driver.vm(vm).unwrap().end(ExitInfo::signal(9));
     let row = site.vm_is(vm, VmState::Stopped).await;
     assert_eq!((row.user_state, row.user_cmd), (UserState::Connected, Some(UserCommand::Abort)));
     assert!(row.last_error.unwrap().contains("signal 9"));

@@ -128,7 +128,7 @@ async fn an_end_while_no_daemon_ran_is_told() {
     site.claim(vm).await;
     site.vm_is(vm, VmState::Running).await;
     daemon.kill().await;
-    site.driver.vm(vm).unwrap().end(ExitInfo { signal: Some(11), ..ExitInfo::default() });
+    site.driver.vm(vm).unwrap().end(ExitInfo::signal(11));
     let daemon = site.daemon().await;
     let row = site.vm_is(vm, VmState::Stopped).await;
     assert!(row.last_error.unwrap().contains("signal 11"));

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{Law, Report, ensure, words};
-use crate::hypervisor::{Blame, Found, Hypervisor, HypervisorError, RunningVm, VmSpec};
+use crate::hypervisor::{Blame, Found, Hypervisor, HypervisorError, LaunchPlace, RunningVm, VmSpec};
 use crate::id::{RunId, VmId};
 use crate::testkit::cancel::{MOST_AWAITS, drop_at_await};
 
@@ -26,6 +26,8 @@ const UNREADABLE: Law =
     Law::new("unreadable", "A machine that cannot be read is unknown or an error, never absent.");
 const FIND: Law = Law::new("find", "What runs is found with its run, and finding changes nothing.");
 const HANDLE: Law = Law::new("handle", "Dropping the handle of a machine ends nothing.");
+const INSIDE: Law =
+    Law::new("inside-its-place", "All that runs for a machine is in the place that it was given.");
 const SECOND_RUN: Law = Law::new(
     "second-run",
     "While a run lives, another run of the machine is refused and nobody is blamed for it.",
@@ -66,6 +68,7 @@ pub struct DriverSubject {
     open: Arc<dyn Fn() -> Arc<dyn Hypervisor> + Send + Sync>,
     adapt: Arc<dyn Fn(VmSpec) -> VmSpec + Send + Sync>,
     home: Option<HomeMark>,
+    places: Option<Places>,
     spoil: Option<Spoil>,
     step: Duration,
     next: Arc<AtomicI64>,
@@ -73,6 +76,13 @@ pub struct DriverSubject {
 
 /// Makes a machine unreadable.
 type Spoil = Arc<dyn Fn(VmId) + Send + Sync>;
+
+/// Makes places for machines, and names what is outside.
+#[derive(Clone)]
+struct Places {
+    make: Arc<dyn Fn(VmId) -> LaunchPlace + Send + Sync>,
+    outside: Arc<dyn Fn(VmId) -> Vec<String> + Send + Sync>,
+}
 
 /// Leaves a mark in a home, and looks for it.
 #[derive(Clone)]
@@ -94,6 +104,7 @@ impl DriverSubject {
             open: Arc::new(open),
             adapt: Arc::new(|spec| spec),
             home: None,
+            places: None,
             spoil: None,
             step: Duration::from_secs(30),
             next: Arc::new(AtomicI64::new(900_001)),
@@ -116,6 +127,18 @@ impl DriverSubject {
         is_there: impl Fn(VmId) -> bool + Send + Sync + 'static,
     ) -> Self {
         self.home = Some(HomeMark { leave: Arc::new(leave), is_there: Arc::new(is_there) });
+        self
+    }
+
+    /// How a place for a machine is made, and which processes of a machine that runs are outside the one that it got.
+    /// Without them that law is not tried.
+    #[must_use]
+    pub fn places(
+        mut self,
+        make: impl Fn(VmId) -> LaunchPlace + Send + Sync + 'static,
+        processes_outside: impl Fn(VmId) -> Vec<String> + Send + Sync + 'static,
+    ) -> Self {
+        self.places = Some(Places { make: Arc::new(make), outside: Arc::new(processes_outside) });
         self
     }
 
@@ -220,6 +243,9 @@ pub async fn hypervisor_report(s: DriverSubject) -> Report {
     report.check(DEBRIS, true, few, debris(s.clone())).await;
     report.check(FIND, true, few, find(s.clone())).await;
     report.check(HANDLE, true, few, handle(s.clone())).await;
+    if let Some(places) = s.places.clone() {
+        report.check(INSIDE, true, few, inside(s.clone(), places)).await;
+    }
     report.check(SECOND_RUN, true, few, second_run(s.clone())).await;
     report.check(BUSY, true, few, busy(s.clone())).await;
     report.check(KILL, true, few, kill(s.clone())).await;
@@ -345,6 +371,15 @@ async fn handle(s: DriverSubject) -> Result<(), String> {
     let (driver, spec, vm) = s.running().await?;
     drop(vm);
     ensure_running(&*driver, &spec).await?;
+    s.settle(&*driver, spec.vm_id).await
+}
+
+async fn inside(s: DriverSubject, places: Places) -> Result<(), String> {
+    let (driver, mut spec) = ((s.open)(), s.spec());
+    spec.place = Some((places.make)(spec.vm_id));
+    s.bring_up(&*driver, &spec).await?;
+    let outside = (places.outside)(spec.vm_id);
+    ensure(outside.is_empty(), || format!("outside: {}", outside.join(", ")))?;
     s.settle(&*driver, spec.vm_id).await
 }
 

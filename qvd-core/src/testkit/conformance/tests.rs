@@ -10,7 +10,8 @@ use async_trait::async_trait;
 use super::*;
 use crate::hook::{HookEvent, HookKind};
 use crate::hypervisor::{
-    Capabilities, Check, Endpoint, ExitInfo, Found, Hypervisor, HypervisorError, Prepared, RunningVm, VmSpec,
+    Capabilities, Check, Endpoint, ExitInfo, Found, Hypervisor, HypervisorError, LaunchPlace, Prepared,
+    RunningVm, VmSpec,
 };
 use crate::id::{HostId, VmId};
 use crate::state::XState;
@@ -51,16 +52,7 @@ async fn an_agent_that_nobody_can_look_at_is_exempt_from_what_needs_a_viewer() {
 
 #[tokio::test]
 async fn a_capability_that_is_not_declared_exempts_and_nothing_else() {
-    let nothing = Capabilities {
-        needs_image: false,
-        own_network: false,
-        keeps_home: false,
-        survives_restart: false,
-        remote: false,
-        polite_stop: false,
-        has_agent: false,
-    };
-    let host = FakeHypervisor::new().with_capabilities(nothing);
+    let host = FakeHypervisor::new().with_capabilities(Capabilities::none());
     let report = hypervisor(DriverSubject::new(move || Arc::new(host.clone()))).await;
     let exempt: Vec<_> = report
         .findings()
@@ -85,6 +77,7 @@ enum Sin {
     CleansUpTheLiving,
     OnlySaysThatItKilled,
     TellsTheEndToNobody,
+    LeavesItsPlace,
     IgnoresTerminate,
     CleansUpNothing,
     CleansUpOnce,
@@ -107,6 +100,7 @@ struct BadHost {
     homes: Mutex<BTreeSet<VmId>>,
     ran: Mutex<BTreeSet<VmId>>,
     spoiled: Mutex<BTreeSet<VmId>>,
+    outside: Mutex<BTreeSet<VmId>>,
     dropped: Arc<AtomicBool>,
 }
 
@@ -193,12 +187,7 @@ impl Hypervisor for BadDriver {
     }
 
     async fn check(&self) -> Vec<Check> {
-        let check = Check {
-            what: "kvm".to_owned(),
-            found: "none".to_owned(),
-            remedy: Some(String::new()),
-            required: true,
-        };
+        let check = Check::failed("kvm", "none", "");
         if self.sin == Sin::ChecksWithoutRemedy { vec![check] } else { Vec::new() }
     }
 
@@ -248,6 +237,9 @@ impl Hypervisor for BadDriver {
             _ => {}
         }
         good.launch(spec).await?;
+        if self.sin == Sin::LeavesItsPlace {
+            self.host.outside.lock().unwrap().insert(vm);
+        }
         self.host.ran.lock().unwrap().insert(vm);
         self.launched.lock().unwrap().insert(vm);
         Ok(self.wrap(vm).unwrap())
@@ -316,6 +308,7 @@ async fn each_sin_of_a_driver_is_found_by_its_law() {
         (Sin::CleansUpTheLiving, "cleanup-busy"),
         (Sin::OnlySaysThatItKilled, "kill"),
         (Sin::TellsTheEndToNobody, "exited"),
+        (Sin::LeavesItsPlace, "inside-its-place"),
         (Sin::IgnoresTerminate, "terminate"),
         (Sin::CleansUpNothing, "cleanup"),
         (Sin::CleansUpOnce, "cleanup-unknown"),
@@ -342,13 +335,27 @@ async fn each_sin_of_a_driver_is_found_by_its_law() {
 
 async fn report_on(sin: Sin) -> Report {
     let host = Arc::new(BadHost::default());
-    let (marked, seen, spoiled) = (Arc::clone(&host), Arc::clone(&host), Arc::clone(&host));
+    let (marked, seen, spoiled, placed) =
+        (Arc::clone(&host), Arc::clone(&host), Arc::clone(&host), Arc::clone(&host));
     let subject = DriverSubject::new(move || {
         Arc::new(BadDriver { sin, host: Arc::clone(&host), launched: Mutex::default() })
     })
     .home_mark(
         move |vm| marked.homes.lock().unwrap().extend([vm]),
         move |vm| seen.homes.lock().unwrap().contains(&vm),
+    )
+    .places(
+        |vm| LaunchPlace::in_cgroups([format!("/nonexistent/{vm}").into()]),
+        move |vm| {
+            placed
+                .outside
+                .lock()
+                .unwrap()
+                .get(&vm)
+                .map(|vm| format!("a process of {vm}"))
+                .into_iter()
+                .collect()
+        },
     )
     .make_unreadable(move |vm| spoiled.spoiled.lock().unwrap().extend([vm]));
     hypervisor_report(subject.step_limit(Duration::from_secs(1))).await

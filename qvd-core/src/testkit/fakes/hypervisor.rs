@@ -28,7 +28,7 @@ use crate::testkit::script::lock;
 /// let spec = VmSpec::new(VmId::new(7), RunId::new(1), "desk", "alice");
 /// driver.prepare(&spec).await.unwrap();
 /// let vm = driver.launch(&spec).await.unwrap();
-/// driver.vm(VmId::new(7)).unwrap().end(ExitInfo { code: Some(3), ..ExitInfo::default() });
+/// driver.vm(VmId::new(7)).unwrap().end(ExitInfo::status(3));
 /// assert_eq!(vm.exited().await.code, Some(3));
 ///
 /// driver.fail_next(DriverStep::Prepare, |vm| HypervisorError::host(vm, "write the home", "disk full"));
@@ -84,7 +84,6 @@ impl FakeHypervisor {
             own_network: false,
             keeps_home: true,
             survives_restart: true,
-            remote: false,
             polite_stop: true,
             has_agent: true,
         };
@@ -221,7 +220,10 @@ impl Hypervisor for FakeHypervisor {
 
     async fn prepare(&self, spec: &VmSpec) -> Result<Prepared, HypervisorError> {
         let vm = spec.vm_id;
-        self.shared.journal.enter(DriverStep::Prepare, DriverCall::Prepare(spec.clone()), vm).await?;
+        self.shared
+            .journal
+            .enter(DriverStep::Prepare, DriverCall::Prepare(Box::new(spec.clone())), vm)
+            .await?;
         let mut world = lock(&self.shared.world);
         if let Some(holder) = world.lock_holder(spec) {
             return Err(HypervisorError::HomeInUse { vm, holder });

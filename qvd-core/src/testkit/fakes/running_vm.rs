@@ -38,7 +38,7 @@ pub enum DriverCall {
     /// `check`.
     Check,
     /// `prepare` with this specification.
-    Prepare(VmSpec),
+    Prepare(Box<VmSpec>),
     /// `launch` of this run.
     Launch(VmId, RunId),
     /// `find`.
@@ -167,7 +167,7 @@ impl RunningVm for FakeVm {
         let vm = self.inner.vm_id;
         self.inner.journal.enter(DriverStep::Terminate, DriverCall::Terminate(vm), vm).await?;
         if !self.inner.ignores_terminate.load(Ordering::Relaxed) {
-            self.end(ExitInfo { code: Some(0), ..ExitInfo::default() });
+            self.end(ExitInfo::status(0));
         }
         Ok(())
     }
@@ -176,7 +176,7 @@ impl RunningVm for FakeVm {
         let vm = self.inner.vm_id;
         self.inner.journal.enter(DriverStep::Kill, DriverCall::Kill(vm), vm).await?;
         if !self.inner.resists_kill.load(Ordering::Relaxed) {
-            self.end(ExitInfo { signal: Some(9), ..ExitInfo::default() });
+            self.end(ExitInfo::signal(9));
         }
         match tokio::time::timeout(limit, self.exited()).await {
             Ok(_) => Ok(()),

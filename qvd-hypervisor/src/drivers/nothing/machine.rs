@@ -76,7 +76,7 @@ impl NothingVm {
         tokio::spawn(async move {
             let mut ended = life.exit.subscribe();
             tokio::select! {
-                () = tokio::time::sleep(delay) => life.end(ExitInfo { code: Some(0), ..ExitInfo::default() }),
+                () = tokio::time::sleep(delay) => life.end(ExitInfo::status(0)),
                 _ = ended.wait_for(Option::is_some) => {}
             }
         });
@@ -130,5 +130,5 @@ impl RunningVm for NothingVm {
 }
 
 fn killed() -> ExitInfo {
-    ExitInfo { signal: Some(9), ..ExitInfo::default() }
+    ExitInfo::signal(9)
 }

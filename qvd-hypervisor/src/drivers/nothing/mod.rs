@@ -162,15 +162,10 @@ impl Hypervisor for NothingDriver {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities {
-            needs_image: false,
-            own_network: false,
-            keeps_home: false,
-            survives_restart: false,
-            remote: false,
-            polite_stop: true,
-            has_agent: self.shared.settings.has_agent,
-        }
+        let mut can = Capabilities::none();
+        can.polite_stop = true;
+        can.has_agent = self.shared.settings.has_agent;
+        can
     }
 
     async fn check(&self) -> Vec<Check> {

@@ -91,12 +91,8 @@ fn program(what: &str, program: &Path, remedy: &str) -> Check {
 
 fn isolation(settings: &ProcessSettings) -> Vec<Check> {
     if !settings.isolated {
-        return vec![Check {
-            what: "isolation".to_owned(),
-            found: "none: desktops see each other's processes and files (vm.process.isolation)".to_owned(),
-            remedy: Some("set vm.process.isolation=auto".to_owned()),
-            required: false,
-        }];
+        let found = "none: desktops see each other's processes and files (vm.process.isolation)";
+        return vec![Check::failed("isolation", found, "set vm.process.isolation=auto").optional()];
     }
     let report = probe(settings).unwrap_or_else(|error| ProbeReport {
         namespaces: Some(ProbeStep {
@@ -209,11 +205,11 @@ fn cgroups(settings: &ProcessSettings) -> Check {
 }
 
 fn check(what: &str, found: Result<String, String>, remedy: String, required: bool) -> Check {
-    let (found, remedy) = match found {
-        Ok(found) => (found, None),
-        Err(problem) => (problem, Some(remedy)),
+    let check = match found {
+        Ok(found) => Check::passed(what, found),
+        Err(problem) => Check::failed(what, problem, remedy),
     };
-    Check { what: what.to_owned(), found, remedy, required }
+    if required { check } else { check.optional() }
 }
 
 /// A program by its path, or by its name on the search path.

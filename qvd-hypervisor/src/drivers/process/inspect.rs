@@ -244,8 +244,7 @@ pub(super) fn exit_file(settings: &ProcessSettings, vm: VmId) -> std::path::Path
 /// How the last run ended, for people: a record that cannot be read tells nothing.
 pub(super) fn ended(settings: &ProcessSettings, vm: VmId) -> Option<(RunId, ExitInfo)> {
     let record = read_record::<ExitRecord>(&exit_file(settings, vm)).ok().flatten()?;
-    let ExitRecord { run_id, code, signal, out_of_memory, last_words } = record;
-    Some((RunId::new(run_id), ExitInfo { code, signal, out_of_memory, last_words }))
+    Some((RunId::new(record.run_id), record.into()))
 }
 
 #[cfg(test)]

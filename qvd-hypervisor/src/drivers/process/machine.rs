@@ -128,13 +128,8 @@ impl RunningVm for ProcessVm {
         }
         match read_record::<ExitRecord>(&self.exit_file) {
             Ok(Some(exit)) if exit.run_id == self.living.run_id => exit.into(),
-            Ok(_) => {
-                ExitInfo { last_words: "its holder ended without a word".to_owned(), ..ExitInfo::default() }
-            }
-            Err(error) => ExitInfo {
-                last_words: format!("its exit record is unreadable: {error}"),
-                ..ExitInfo::default()
-            },
+            Ok(_) => ExitInfo::default().saying("its holder ended without a word"),
+            Err(error) => ExitInfo::default().saying(format!("its exit record is unreadable: {error}")),
         }
     }
 

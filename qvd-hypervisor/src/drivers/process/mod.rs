@@ -83,28 +83,20 @@ impl Hypervisor for ProcessDriver {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities {
-            needs_image: false,
-            own_network: self.host.settings.bridge.is_some(),
-            keeps_home: true,
-            survives_restart: true,
-            remote: false,
-            polite_stop: true,
-            has_agent: true,
-        }
+        let mut can = Capabilities::none();
+        can.own_network = self.host.settings.bridge.is_some();
+        can.keeps_home = true;
+        can.survives_restart = true;
+        can.polite_stop = true;
+        can.has_agent = true;
+        can
     }
 
     async fn check(&self) -> Vec<Check> {
         let host = self.host.clone();
         let checked = tokio::task::spawn_blocking(move || check::all(&host.settings)).await;
-        checked.unwrap_or_else(|error| {
-            vec![Check {
-                what: "process driver".to_owned(),
-                found: error.to_string(),
-                remedy: Some("report this".to_owned()),
-                required: true,
-            }]
-        })
+        checked
+            .unwrap_or_else(|error| vec![Check::failed("process driver", error.to_string(), "report this")])
     }
 
     async fn prepare(&self, spec: &VmSpec) -> Result<Prepared, HypervisorError> {

@@ -121,6 +121,7 @@ pub(super) fn order(
         processes: PROCESSES,
         cgroup_mount: settings.cgroup_mount.clone(),
         cgroup_name: settings.cgroup_name(),
+        place: spec.place.as_ref().map(|place| place.cgroups.clone()),
         agent: settings.vma_program.clone(),
         exposed: settings.exposed.clone(),
         hidden: hidden(settings),

@@ -224,7 +224,7 @@ impl World {
             Luck::Silent if self.monitored => self.tell(Event::Dead("silent".to_owned())),
             Luck::Dies if self.lives && self.in_flight != Some(Action::Launch) => {
                 self.lives = false;
-                self.tell(Event::Exited(ExitInfo { signal: Some(9), ..ExitInfo::default() }));
+                self.tell(Event::Exited(ExitInfo::signal(9)));
             }
             Luck::Answers | Luck::Silent | Luck::Dies => {}
             Luck::Waits => {

@@ -157,7 +157,8 @@ fn a_zombie_is_reaped_less_and_less_often() {
 fn an_end_by_itself_is_told_but_does_not_count() {
     let mut story = Story::new();
     story.run();
-    let exit = ExitInfo { signal: Some(9), out_of_memory: true, ..ExitInfo::default() };
+    let mut exit = ExitInfo::signal(9);
+    exit.out_of_memory = true;
     let actions = story.tell(Event::Exited(exit));
     let failure = Failure::nobody("ended by itself (ended by signal 9 (out of memory))");
     assert!(actions.contains(&Action::Write(Write::Failure { failure, failed_start: false })), "{actions:?}");
@@ -165,7 +166,7 @@ fn an_end_by_itself_is_told_but_does_not_count() {
 
     let mut story = Story::new();
     story.run();
-    let actions = story.tell(Event::Exited(ExitInfo { code: Some(0), ..ExitInfo::default() }));
+    let actions = story.tell(Event::Exited(ExitInfo::status(0)));
     assert!(!actions.iter().any(|a| matches!(a, Action::Write(Write::Failure { .. }))), "{actions:?}");
 }
 
@@ -328,13 +329,13 @@ fn an_end_that_no_daemon_saw_is_told_afterwards() {
         assert_eq!(story.machine.phase(), Phase::CleaningUp);
         actions
     };
-    let killed = ExitInfo { signal: Some(9), ..ExitInfo::default() };
+    let killed = ExitInfo::signal(9);
     let told = |failure, failed_start| Action::Write(Write::Failure { failure, failed_start });
     let failure = Failure::nobody("ended by itself (ended by signal 9)");
     assert_eq!(found(false, Some(killed.clone()))[0], told(failure, false));
     let failure = Failure::vm("ended before its agent answered (ended by signal 9)");
     assert_eq!(found(true, Some(killed))[0], told(failure, true));
-    let well = ExitInfo { code: Some(0), ..ExitInfo::default() };
+    let well = ExitInfo::status(0);
     assert_eq!(found(false, Some(well))[0], Action::Cleanup, "nothing to tell");
     // Nobody wrote down how: charged to nobody.
     for booting in [false, true] {
