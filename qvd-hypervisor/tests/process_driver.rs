@@ -163,7 +163,7 @@ async fn a_machine_sees_neither_its_neighbours_nor_its_site() {
         "{{ {reads}
            echo data=$(ls -A '{data}'); echo bin=$(ls '{bin}'); touch '{data}/x' && echo data=writable
            echo terminals=$(stat -c %d /dev/pts); (exec 3<>/dev/ptmx) && echo terminals=open
-           echo home=$(ls -d $HOME)
+           echo home=$(ls -d $HOME); touch /home/.qvd-log/qvd.log && echo log=writable
          }} > $run/report 2>&1
          trap 'exit 7' TERM; touch $run/up; while :; do sleep 60 & wait $!; done",
         data = data.display(),
@@ -172,7 +172,7 @@ async fn a_machine_sees_neither_its_neighbours_nor_its_site() {
     lab.start(&spec(1, 1)).await;
     let report = fs::read_to_string(lab.guest(1).join("report")).unwrap();
     assert!(!report.contains("GOT-IT"), "{report}");
-    for line in ["data=", "bin=agent", "terminals=open", "home=/home/ann"] {
+    for line in ["data=", "bin=agent", "terminals=open", "home=/home/ann", "log=writable"] {
         assert!(report.lines().any(|found| found == line), "no '{line}' in:\n{report}");
     }
     assert!(!report.contains("data=writable"), "{report}");

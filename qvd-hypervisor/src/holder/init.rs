@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use super::records::{Account, Isolation, Order};
 use super::view::{self, StepFailed, View};
-use super::{GUEST_BIN, GUEST_RUN};
+use super::{AGENT_LOGS, GUEST_BIN, GUEST_RUN};
 use crate::hostops::{
     adopt_orphans, descendants, die_with_parent, forbid_new_privileges, unblock_signals_in,
 };
@@ -132,6 +132,8 @@ fn begin(birth: &Birth<'_>) -> Result<Option<Pid>, StepFailed> {
         step("set the host name", sethostname(&order.hostname).map_err(Into::into))?;
     } else {
         step("adopt orphans", adopt_orphans())?;
+        // The agent opens its log before it makes a directory.
+        view::make_own_dir(&order.home.join(AGENT_LOGS), &order.account)?;
     }
     if let Err(error) = forbid_new_privileges() {
         eprintln!("set-user-id programs keep their rights inside: {error}");

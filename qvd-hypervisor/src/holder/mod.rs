@@ -57,8 +57,8 @@ use std::process::ExitCode;
 pub use accounts::safe_name;
 pub use probe::{ProbeReport, ProbeStep};
 pub use records::{
-    Account, CONSOLE_LOG, EXIT_RECORD, ExitRecord, GUEST_DIR, HOLDER_LOG, Isolation, Order, RUN_RECORD,
-    Report, RunRecord, launch_file_name,
+    AGENT_LOGS, Account, CONSOLE_LOG, EXIT_RECORD, ExitRecord, GUEST_DIR, HOLDER_LOG, Isolation, Order,
+    RUN_RECORD, Report, RunRecord, launch_file_name,
 };
 pub(crate) use records::{read as read_record, write as write_record};
 

@@ -24,6 +24,9 @@ pub const HOLDER_LOG: &str = "holder.log";
 /// What the agent printed.
 pub const CONSOLE_LOG: &str = "console.log";
 
+/// The agent's logs, in the machine's home: the file system of run-time state is small, and everybody's.
+pub const AGENT_LOGS: &str = ".qvd-log";
+
 /// The machine's own run directory.
 pub const GUEST_DIR: &str = "guest";
 

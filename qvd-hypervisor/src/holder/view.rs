@@ -9,7 +9,7 @@ use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _, lchown};
 use std::path::{Path, PathBuf};
 
 use super::records::Account;
-use super::{GUEST_BIN, GUEST_HOME, GUEST_HOST, GUEST_RUN, accounts};
+use super::{AGENT_LOGS, GUEST_BIN, GUEST_HOME, GUEST_HOST, GUEST_RUN, accounts};
 use crate::hostops::{
     DetachedMount, cover, make_private, mount_proc, mount_terminals, mount_tmpfs, set_tree_read_only,
 };
@@ -100,7 +100,8 @@ pub(crate) fn enter(view: &View<'_>) -> Result<Shortcomings, StepFailed> {
         format!("mount the home on {GUEST_HOME} (that directory must exist)"),
         home.attach(Path::new(GUEST_HOME)),
     )?;
-    make_session_home(view.account)?;
+    make_own_dir(Path::new(&view.account.home), view.account)?;
+    make_own_dir(&Path::new(GUEST_HOME).join(AGENT_LOGS), view.account)?;
     replace_account_files(view.account)?;
     Ok(Shortcomings { writable_host })
 }
@@ -143,9 +144,8 @@ fn give(path: &Path, account: &Account) -> Result<(), StepFailed> {
     step(format!("give {} away", path.display()), lchown(path, Some(account.uid), Some(account.gid)))
 }
 
-/// The session's own directory; a home belongs to the session, so an entry that is there is left alone.
-fn make_session_home(account: &Account) -> Result<(), StepFailed> {
-    let path = Path::new(&account.home);
+/// A directory of the account in its home; the home belongs to the session, so an entry that is there is left alone.
+pub(super) fn make_own_dir(path: &Path, account: &Account) -> Result<(), StepFailed> {
     match DirBuilder::new().mode(0o700).create(path) {
         Ok(()) => give(path, account),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),

@@ -8,7 +8,9 @@ use qvd_core::VmId;
 use qvd_core::hypervisor::{VMA_SOCKET, VmSpec};
 
 use super::settings::ProcessSettings;
-use crate::holder::{Account, GUEST_BIN, GUEST_DIR, GUEST_HOME, GUEST_RUN, Isolation, Order, safe_name};
+use crate::holder::{
+    AGENT_LOGS, Account, GUEST_BIN, GUEST_DIR, GUEST_HOME, GUEST_RUN, Isolation, Order, safe_name,
+};
 use crate::net::plan::MachineNetwork;
 
 /// What the plan depends on besides specification and settings.
@@ -226,9 +228,6 @@ fn digest(order: &Order) -> String {
     let text = serde_json::to_vec(order).unwrap_or_default();
     Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
 }
-
-/// The agent's logs lie in its home: the file system of run-time state is small, and everybody's.
-const AGENT_LOGS: &str = ".qvd-log";
 
 /// Enough for any desktop, too few for a fork bomb to matter.
 const PROCESSES: u32 = 4096;
