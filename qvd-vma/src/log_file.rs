@@ -24,6 +24,8 @@ pub(crate) struct LogFile {
     /// Bytes in it, as far as they are known to us.
     size: u64,
     most: u64,
+    /// A failure has been told: the next ones are the same.
+    complained: bool,
 }
 
 impl LogFile {
@@ -33,27 +35,44 @@ impl LogFile {
     }
 
     fn with_limit(path: &Path, most: u64) -> io::Result<Self> {
-        if let Some(dir) = path.parent() {
-            fs::create_dir_all(dir)?;
-        }
         // Only a plain file can be put aside.
         let before = fs::metadata(path).map_or(0, |m| if m.is_file() { m.len() } else { 0 });
         if before > most {
             put_aside(path)?;
         }
         let (file, size) = begin(path)?;
-        Ok(Self { path: path.to_owned(), file, size, most })
+        Ok(Self { path: path.to_owned(), file, size, most, complained: false })
     }
 
-    /// Appends; begins anew when it has grown large.
-    pub(crate) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+    /// Appends; begins anew when it has grown large. A failure is no reason to stop the program that writes: the
+    /// first is told, and the file that is open is kept.
+    pub(crate) fn write(&mut self, bytes: &[u8]) {
         self.size += bytes.len() as u64;
-        if self.size > self.most && self.file.metadata()?.is_file() {
+        if self.size > self.most {
+            // Where that fails it is tried again when as much has been written.
+            self.size = bytes.len() as u64;
+            let begun = self.begin_anew();
+            self.complain("cannot begin a new log, the old one grows", begun);
+        }
+        let written = self.file.write_all(bytes);
+        self.complain("cannot write a log", written);
+    }
+
+    fn begin_anew(&mut self) -> io::Result<()> {
+        if self.file.metadata()?.is_file() {
             put_aside(&self.path)?;
             let (file, size) = begin(&self.path)?;
-            (self.file, self.size) = (file, size + bytes.len() as u64);
+            (self.file, self.size) = (file, self.size + size);
         }
-        self.file.write_all(bytes)
+        Ok(())
+    }
+
+    fn complain(&mut self, what: &str, done: io::Result<()>) {
+        if let Err(error) = done
+            && !std::mem::replace(&mut self.complained, true)
+        {
+            tracing::warn!(path = %self.path.display(), %error, "{what}");
+        }
     }
 }
 
@@ -65,14 +84,8 @@ pub(crate) fn bounded(path: &Path) -> io::Result<PipeWriter> {
     let mut output = pipe::Receiver::from_owned_fd(OwnedFd::from(reader))?;
     tokio::spawn(async move {
         let mut chunk = vec![0; 16 << 10];
-        let mut complained = false;
         while let Ok(count @ 1..) = output.read(&mut chunk).await {
-            // A full disk is no reason to stop the program.
-            if let Err(error) = log.write(&chunk[..count])
-                && !std::mem::replace(&mut complained, true)
-            {
-                tracing::warn!(path = %log.path.display(), %error, "cannot write a log");
-            }
+            log.write(&chunk[..count]);
         }
     });
     Ok(writer)
@@ -82,6 +95,9 @@ pub(crate) fn bounded(path: &Path) -> io::Result<PipeWriter> {
 const LARGE: u64 = 8 << 20;
 
 fn begin(path: &Path) -> io::Result<(File, u64)> {
+    if let Some(dir) = path.parent() {
+        fs::create_dir_all(dir)?;
+    }
     let mut file = OpenOptions::new().append(true).create(true).mode(0o640).open(path)?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     writeln!(file, "--- {}", date(now))?;
@@ -92,7 +108,11 @@ fn begin(path: &Path) -> io::Result<(File, u64)> {
 fn put_aside(path: &Path) -> io::Result<()> {
     let mut aside = path.as_os_str().to_owned();
     aside.push(".1");
-    fs::rename(path, aside)
+    match fs::rename(path, aside) {
+        // Somebody else has moved or removed it.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        done => done,
+    }
 }
 
 /// Seconds since 1970 as `YYYY-MM-DD hh:mm:ss UTC`.
@@ -141,14 +161,50 @@ mod tests {
         let path = dir.path().join("x.log");
         let mut log = LogFile::with_limit(&path, 1000).unwrap();
         for _ in 0..100 {
-            log.write(&[b'x'; 99]).unwrap();
+            log.write(&[b'x'; 99]);
         }
-        log.write(b"last").unwrap();
+        log.write(b"last");
         let size = |name: &str| fs::metadata(dir.path().join(name)).unwrap().len();
         assert!(size("x.log") <= 1000 && size("x.log.1") <= 1000);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
         assert!(fs::read(&path).unwrap().ends_with(b"xlast"));
-        LogFile::with_limit(Path::new("/dev/null"), 0).unwrap().write(b"not a file").unwrap();
+        let mut null = LogFile::with_limit(Path::new("/dev/null"), 0).unwrap();
+        null.write(b"not a file");
+        assert!(!log.complained && !null.complained);
+    }
+
+    #[test]
+    fn a_log_that_somebody_took_away_begins_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("logs/x.log");
+        let mut log = LogFile::with_limit(&path, 100).unwrap();
+        fs::rename(&path, dir.path().join("taken")).unwrap();
+        log.write(&[b'x'; 101]);
+        assert!(fs::read(&path).unwrap().ends_with(b"xx"), "moved");
+        fs::remove_dir_all(dir.path().join("logs")).unwrap();
+        log.write(&[b'y'; 101]);
+        assert!(fs::read(&path).unwrap().ends_with(b"yy"), "removed with its directory");
+        assert!(!log.complained);
+    }
+
+    #[test]
+    fn a_log_that_cannot_be_put_aside_is_written_on_and_told_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.log");
+        fs::create_dir_all(dir.path().join("x.log.1/in the way")).unwrap();
+        let mut log = LogFile::with_limit(&path, 200).unwrap();
+        for word in ["first", "second"] {
+            log.write(&[b'x'; 150]);
+            log.write(&[b'x'; 150]);
+            log.write(word.as_bytes());
+            assert!(fs::read(&path).unwrap().ends_with(word.as_bytes()));
+            assert!(log.complained);
+        }
+        fs::remove_dir_all(dir.path().join("x.log.1")).unwrap();
+        log.write(&[b'x'; 150]);
+        log.write(b"last");
+        assert!(fs::read(&path).unwrap().ends_with(b"xlast"));
+        assert!(fs::read(dir.path().join("x.log.1")).unwrap().ends_with(b"second"));
     }
 
     #[tokio::test]

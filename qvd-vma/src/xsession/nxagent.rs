@@ -172,9 +172,7 @@ impl RunningAgent {
     }
 
     fn take(&mut self, bytes: &[u8]) {
-        if let Err(error) = self.log.write(bytes) {
-            tracing::warn!(%error, "cannot write the agent's log");
-        }
+        self.log.write(bytes);
         let (ready, last_words) = (&mut self.ready, &mut self.last_words);
         self.cutter.feed(bytes, |line| {
             let text = String::from_utf8_lossy(line);
