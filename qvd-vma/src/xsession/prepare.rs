@@ -114,6 +114,15 @@ pub enum StartError {
         /// The library.
         library: PathBuf,
     },
+    /// Whether the agent has the guard that the configuration demands cannot be seen.
+    #[error(
+        "cannot see whether the X agent runs with its guard '{}', which vma.nxagent.guard = 1 demands",
+        library.display()
+    )]
+    GuardUnseen {
+        /// The library.
+        library: PathBuf,
+    },
     /// A file for the session cannot be written.
     #[error("cannot write '{}'", path.display())]
     File {
@@ -232,22 +241,7 @@ impl Context {
     /// The loader passes over a library that it cannot take.
     fn check_guard(&self, agent: &RunningAgent) -> Result<(), StartError> {
         let Some(library) = &self.guard else { return Ok(()) };
-        match guard::is_loaded(agent.pid(), library) {
-            Some(true) => return Ok(()),
-            Some(false) => {}
-            None => {
-                tracing::warn!(pid = %agent.pid(), "cannot see whether the agent has its guard");
-                return Ok(());
-            }
-        }
-        if self.settings.guard == GuardMode::On {
-            return Err(StartError::Unguarded { library: library.clone() });
-        }
-        tracing::error!(
-            library = %library.display(),
-            "the agent did not load its guard, its log tells why: a link that breaks during a resume can cost the desktop"
-        );
-        Ok(())
+        guarded(guard::is_loaded(agent.pid(), library), self.settings.guard, library)
     }
 
     fn agent_command(&self, seat: &Seat, desktop: &[Vec<String>]) -> UserCommand {
@@ -388,6 +382,23 @@ impl Context {
     }
 }
 
+/// Whether an agent may go on that has loaded the guard, has not, or does not let it be seen.
+fn guarded(loaded: Option<bool>, mode: GuardMode, library: &Path) -> Result<(), StartError> {
+    match (loaded, mode) {
+        (Some(true), _) => {}
+        (Some(false), GuardMode::On) => return Err(StartError::Unguarded { library: library.to_owned() }),
+        (None, GuardMode::On) => return Err(StartError::GuardUnseen { library: library.to_owned() }),
+        (Some(false), GuardMode::Auto | GuardMode::Off) => tracing::error!(
+            library = %library.display(),
+            "the agent did not load its guard, its log tells why: a link that breaks during a resume can cost the desktop"
+        ),
+        (None, GuardMode::Auto | GuardMode::Off) => {
+            tracing::warn!(library = %library.display(), "cannot see whether the agent has its guard");
+        }
+    }
+    Ok(())
+}
+
 /// Pairs of an action's hook.
 pub(crate) fn action_pairs(properties: &[(String, String)], state: &str, action: &str) -> Params {
     let mut pairs = properties.to_vec();
@@ -436,6 +447,18 @@ fn own_environment(account: &Account) -> Option<String> {
 mod tests {
     use super::*;
     use qvd_core::config::Config;
+
+    #[test]
+    fn where_the_guard_is_demanded_only_one_that_is_seen_will_do() {
+        let library = Path::new("/run/nxagent-guard.so");
+        let refusal = |loaded| guarded(loaded, GuardMode::On, library).unwrap_err().to_string();
+        assert!(refusal(Some(false)).starts_with("the X agent runs without its guard '/run/"));
+        assert!(refusal(None).starts_with("cannot see whether the X agent runs with its guard '/run/"));
+        guarded(Some(true), GuardMode::On, library).unwrap();
+        for loaded in [Some(true), Some(false), None] {
+            guarded(loaded, GuardMode::Auto, library).unwrap();
+        }
+    }
 
     #[test]
     fn a_request_does_not_show_what_it_was_given() {
