@@ -144,7 +144,7 @@ impl HomeDrive {
         }
         let output = output(&self.blkid, &[OsStr::new("-p"), device.as_os_str()], device, "").await?;
         match output.status.code() {
-            // The same status tells that it could not look; only then it complains.
+            // The same status tells that it could not look; a complaint is not always made then.
             Some(BLKID_NOTHING) if output.stderr.is_empty() => Ok(output.stdout.is_empty()),
             Some(0 | BLKID_AMBIVALENT) => Ok(false),
             _ => Err(failed(&self.blkid[0], device, ended(&output))),

@@ -6,7 +6,7 @@ use std::process::{ExitStatus, Stdio};
 
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill, killpg};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, Uid};
 use tokio::process::{Child, ChildStdin, Command};
 
 use crate::process_tree;
@@ -74,26 +74,42 @@ impl Drop for GroupChild {
     }
 }
 
-/// A process that is nobody's child here, told apart from another one that gets its number later.
+/// A process of a user's that is nobody's child here, told apart from another one that gets its number later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Identity {
     pid: Pid,
     started: Option<u64>,
+    user: Uid,
 }
 
 impl Identity {
-    /// The process that has this number now.
-    pub(crate) fn of(pid: Pid) -> Self {
-        Self { pid, started: process_tree::started(pid.as_raw()) }
+    /// The process that has this number now, and is or will be the user's.
+    pub(crate) fn of(pid: Pid, user: Uid) -> Self {
+        Self { pid, started: process_tree::started(pid.as_raw()), user }
     }
 
     pub(crate) fn pid(self) -> Pid {
         self.pid
     }
 
-    /// Sends it a signal; one that is gone already is no failure. Never a group, never everybody.
+    /// Whose it is.
+    pub(crate) fn user(self) -> Uid {
+        self.user
+    }
+
+    /// Whether it still is that process, and the user's in every respect.
+    pub(crate) fn holds(self) -> bool {
+        let pid = self.pid.as_raw();
+        pid > 1
+            && self.started.is_some()
+            && self.started == process_tree::started(pid)
+            && process_tree::belongs_to(pid, self.user.as_raw())
+    }
+
+    /// Sends it a signal; one that is gone already is no failure. Never a group, never everybody, never a process
+    /// that has other rights than the user.
     pub(crate) fn signal(self, signal: Signal) {
-        if self.pid.as_raw() <= 1 || self.started != process_tree::started(self.pid.as_raw()) {
+        if !self.holds() {
             tracing::debug!(pid = %self.pid, %signal, "the process to signal is gone");
             return;
         }
@@ -136,11 +152,14 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_number_that_went_to_another_process_is_not_signalled() {
+    async fn a_number_that_went_to_another_process_or_user_is_not_signalled() {
         let mut child = GroupChild::spawn(Command::new("/bin/sleep").arg("100")).unwrap();
-        let right = Identity::of(child.pid());
+        let own = Uid::effective();
+        let right = Identity::of(child.pid(), own);
         let wrong = Identity { started: right.started.map(|at| at + 1), ..right };
+        let foreign = Identity { user: Uid::from_raw(own.as_raw() + 1), ..right };
         wrong.signal(Signal::SIGKILL);
+        foreign.signal(Signal::SIGKILL);
         assert!(child.child.try_wait().unwrap().is_none());
         right.signal(Signal::SIGKILL);
         assert_eq!(describe(child.wait().await.unwrap()), "killed by SIGKILL");

@@ -35,6 +35,18 @@ pub(crate) fn started(pid: i32) -> Option<u64> {
     fields(&stat)?.nth(19)?.parse().ok()
 }
 
+/// Whether a process runs as a user alone: one with the rights of another, like a setuid program, does not.
+pub(crate) fn belongs_to(pid: i32, user: u32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/status")).is_ok_and(|status| has_only(&status, user))
+}
+
+/// Whether the real, effective, saved and file system ids in a `status` file are all that user's.
+fn has_only(status: &str, user: u32) -> bool {
+    let Some(ids) = status.lines().find_map(|line| line.strip_prefix("Uid:")) else { return false };
+    let mut ids = ids.split_whitespace().map(str::parse::<u32>).peekable();
+    ids.peek().is_some() && ids.all(|id| id == Ok(user))
+}
+
 /// Parent of the process that this is the `stat` line of, and whether it still runs.
 fn parent_of(stat: &str) -> Option<(i32, bool)> {
     let mut fields = fields(stat)?;
@@ -56,6 +68,15 @@ mod tests {
         assert_eq!(parent_of("7 (a) R 1 (b)) S 42 7 7"), Some((42, true)));
         assert_eq!(parent_of("7 (sh) Z 42 7 7"), Some((42, false)));
         assert_eq!(parent_of("7 sh"), None);
+    }
+
+    #[test]
+    fn a_process_with_anybody_elses_rights_is_not_the_users() {
+        assert!(has_only("Name:\tsh\nUid:\t7\t7\t7\t7\nGid:\t8\t8\t8\t8\n", 7));
+        assert!(!has_only("Name:\tsudo\nUid:\t7\t0\t0\t0\n", 7));
+        assert!(!has_only("Name:\tUid: 7\n", 7) && !has_only("Uid:\n", 7) && !has_only("", 7));
+        assert!(belongs_to(std::process::id().cast_signed(), nix::unistd::Uid::effective().as_raw()));
+        assert!(!belongs_to(i32::MAX, 0));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::process::ExitStatus;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use nix::unistd::Pid;
+use nix::unistd::{Pid, Uid};
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 use tokio::time::Instant;
@@ -18,6 +18,7 @@ use super::session_files;
 use super::user_command::UserCommand;
 use crate::log_file::LogFile;
 use crate::process_group::{GroupChild, Identity, describe};
+use crate::process_tree;
 
 /// Why no agent waits for a client.
 #[derive(Debug, thiserror::Error)]
@@ -77,7 +78,8 @@ pub struct RunningAgent {
     ended: Option<(ExitStatus, Instant)>,
 }
 
-/// Starts an agent and waits until it waits for its client. `pid_file` names it from the moment when it is known.
+/// Starts an agent that runs as `user`, and waits until it waits for its client. `pid_file` names it from the moment
+/// when it is known.
 ///
 /// # Cancellation
 ///
@@ -86,19 +88,27 @@ pub struct RunningAgent {
 /// # Errors
 ///
 /// [`LaunchError`]; nothing runs then.
-pub async fn launch(command: &UserCommand, log: &Path, pid_file: &Path) -> Result<RunningAgent, LaunchError> {
+pub async fn launch(
+    command: &UserCommand,
+    user: Uid,
+    log: &Path,
+    pid_file: &Path,
+) -> Result<RunningAgent, LaunchError> {
     let log_error = |source| LaunchError::Log { path: log.to_owned(), source };
     let log = LogFile::open(log).map_err(log_error)?;
     let program = command.words.first().map_or_else(String::new, |word| word.to_string_lossy().into_owned());
-    let mut agent = spawn(command, log).map_err(|source| LaunchError::Spawn { program, source })?;
+    let mut agent = spawn(command, user, log).map_err(|source| LaunchError::Spawn { program, source })?;
     let mut taken = false;
     loop {
         match agent.next().await {
             // Said before any other program runs.
-            AgentEvent::Line(Line::Pid(pid)) => {
-                agent.agent = Identity::of(Pid::from_raw(pid.cast_signed()));
-                write_pid(pid_file, agent.pid());
-            }
+            AgentEvent::Line(Line::Pid(pid)) => match agent.named(Pid::from_raw(pid.cast_signed())) {
+                Some(identity) => {
+                    agent.agent = identity;
+                    write_pid(pid_file, agent.pid());
+                }
+                None => tracing::warn!(pid, "the output names an agent that is none of ours"),
+            },
             AgentEvent::Line(Line::DisplayTaken) => taken = true,
             AgentEvent::Line(Line::Report(Report::Waiting)) => {
                 write_pid(pid_file, agent.pid());
@@ -125,6 +135,15 @@ impl RunningAgent {
     /// Which process it is.
     pub(super) fn identity(&self) -> Identity {
         self.agent
+    }
+
+    /// The process that the output calls the agent. Code of the user's runs in there too and writes what it likes:
+    /// only what we started, and what descends from it, is signalled for its words, and only as the user's.
+    fn named(&self, pid: Pid) -> Option<Identity> {
+        let child = self.child.pid();
+        let ours = pid == child || process_tree::descendants(child.as_raw()).contains(&pid.as_raw());
+        let identity = Identity::of(pid, self.agent.user());
+        (ours && identity.holds()).then_some(identity)
     }
 
     /// Whether its end is that of a launcher, which does not tell how the agent itself ended.
@@ -193,13 +212,13 @@ impl Drop for RunningAgent {
     }
 }
 
-fn spawn(user: &UserCommand, log: LogFile) -> io::Result<RunningAgent> {
+fn spawn(command: &UserCommand, user: Uid, log: LogFile) -> io::Result<RunningAgent> {
     let (reader, writer) = io::pipe()?;
     let output = pipe::Receiver::from_owned_fd(OwnedFd::from(reader))?;
-    let mut command = user.command().ok_or(io::ErrorKind::InvalidInput)?;
-    let child = GroupChild::spawn_user(user, command.stdout(writer.try_clone()?).stderr(writer))?;
+    let mut process = command.command().ok_or(io::ErrorKind::InvalidInput)?;
+    let child = GroupChild::spawn_user(command, process.stdout(writer.try_clone()?).stderr(writer))?;
     Ok(RunningAgent {
-        agent: Identity::of(child.pid()),
+        agent: Identity::of(child.pid(), user),
         child,
         output,
         open: true,
@@ -249,7 +268,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let limit = Duration::from_secs(20);
         let (log, pid) = (dir.path().join("log"), dir.path().join("pid"));
-        tokio::time::timeout(limit, launch(&script(text), &log, &pid)).await.unwrap()
+        tokio::time::timeout(limit, launch(&script(text), Uid::effective(), &log, &pid)).await.unwrap()
     }
 
     const WAITS: &str = "echo \"Info: Waiting for connection from any host on socket 'tcp:*:4100'.\"";
@@ -289,8 +308,44 @@ mod tests {
         assert!(matches!(error, LaunchError::DisplayTaken));
         let missing = UserCommand { words: vec!["/nonexistent/nxagent".into()], ..script("") };
         let null = Path::new("/dev/null");
-        let error = launch(&missing, null, null).await.unwrap_err();
+        let error = launch(&missing, Uid::effective(), null, null).await.unwrap_err();
         assert_eq!(error.to_string(), "cannot start '/nonexistent/nxagent'");
+    }
+
+    fn says(pid: impl std::fmt::Display) -> String {
+        format!("echo \"Info: Agent running with pid '{pid}'.\"")
+    }
+
+    #[tokio::test]
+    async fn a_process_that_was_not_started_here_is_never_taken_for_the_agent() {
+        let mut other = std::process::Command::new("/bin/sleep").arg("600").spawn().unwrap();
+        let own = std::process::id();
+        for foreign in [other.id(), own, 1, 0, u32::MAX] {
+            let agent = launched(&format!("{}; {WAITS}; sleep 600", says(foreign))).await.unwrap();
+            assert_eq!(agent.pid(), agent.child.pid(), "{foreign}");
+            assert!(!agent.is_launched());
+        }
+        // Dropping them has killed none of those.
+        assert!(other.try_wait().unwrap().is_none());
+        other.kill().unwrap();
+        other.wait().unwrap();
+        let text = format!("{}; {WAITS}; exec sleep 600", says("$$"));
+        let agent = launched(&text).await.unwrap();
+        assert_eq!(agent.pid(), agent.child.pid());
+        let text = format!("sleep 600 & {}; {WAITS}; exec sleep 600", says("$!"));
+        let agent = launched(&text).await.unwrap();
+        assert!(agent.is_launched(), "a launcher's child is the agent");
+    }
+
+    #[tokio::test]
+    async fn a_process_of_another_user_is_never_taken_for_the_agent() {
+        let dir = tempfile::tempdir().unwrap();
+        let (log, pid) = (dir.path().join("log"), dir.path().join("pid"));
+        let command = script(&format!("sleep 600 & {}; {WAITS}; exec sleep 600", says("$!")));
+        let other = Uid::from_raw(Uid::effective().as_raw() + 1);
+        let launching = launch(&command, other, &log, &pid);
+        let agent = tokio::time::timeout(Duration::from_secs(20), launching).await.unwrap().unwrap();
+        assert!(!agent.is_launched());
     }
 
     /// As a launcher does: the agent is in a group of its own, and its parent outlives it.
@@ -302,7 +357,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (log, pid_file) = (dir.path().join("log"), dir.path().join("pid"));
         let command = script(LAUNCHED);
-        let launching = launch(&command, &log, &pid_file);
+        let launching = launch(&command, Uid::effective(), &log, &pid_file);
         let named = async {
             loop {
                 if let Ok(text) = std::fs::read_to_string(&pid_file) {

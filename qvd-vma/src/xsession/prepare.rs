@@ -221,7 +221,7 @@ impl Context {
             };
             let command = self.agent_command(&seat, &desktop);
             let log = self.settings.log_dir.join("qvd-nxagent.log");
-            match nxagent::launch(&command, &log, &self.pid_file()).await {
+            match nxagent::launch(&command, account.uid, &log, &self.pid_file()).await {
                 Ok(agent) => {
                     self.check_guard(&agent)?;
                     let seat = Seat { environment: on_display(&seat), ..seat };
