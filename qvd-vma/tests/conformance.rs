@@ -64,9 +64,7 @@ async fn the_agent_keeps_every_law() {
     let screen = Arc::new(Screen::start().await);
     let subject = VmaSubject::with_viewer(move || {
         // What starts a machine borrows too much to be moved between threads.
-        // An nxagent that waits after a resume ignores its termination and is killed at the limit.
-        let setup = Setup::new().set("internal.nxagent.timeout.stopping", "1");
-        let machine = block_in_place(|| Handle::current().block_on(setup.start()));
+        let machine = block_in_place(|| Handle::current().block_on(Setup::new().start()));
         let (screen, socket) = (Arc::clone(&screen), machine.socket());
         let look = Look::new(move || std::future::ready(screen.view(&socket)));
         std::future::ready((Arc::new(Housed(machine)) as Arc<dyn Vma>, look))

@@ -105,6 +105,28 @@ async fn suspend_and_stop_can_be_asked_for() {
     assert_eq!(machine.vma.x_stop().await.unwrap(), XState::Stopped);
 }
 
+/// The first signal ends its wait only.
+#[tokio::test]
+async fn a_desktop_that_waits_again_ends_when_it_is_asked_to() {
+    if !have(&NX) {
+        return;
+    }
+    let screen = Screen::start().await;
+    // Only at that limit it is killed, and this test is over long before.
+    let machine = Setup::new().set("internal.nxagent.timeout.stopping", "600").start().await;
+    machine.listen().await;
+    let mut viewer = screen.view(&machine.socket());
+    machine.wait_state(XState::Connected).await;
+    let inside = machine.inside_pid().await;
+    viewer.kill();
+    machine.wait_state(XState::Suspended).await;
+    machine.listen().await;
+    let agent = machine.agent_pid().as_raw();
+    machine.vma.x_stop().await.unwrap();
+    machine.wait_state(XState::Stopped).await;
+    assert!(!runs(agent) && !runs(inside));
+}
+
 #[tokio::test]
 async fn only_holders_of_the_cookie_see_the_desktop() {
     if !have(&NX) {

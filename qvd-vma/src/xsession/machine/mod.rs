@@ -27,6 +27,9 @@
 //! none is outstanding, a resuming one not before the agent has settled and again when nothing follows, and an
 //! agent that woke without being asked is put back to sleep as soon as it waits. A session that somebody has
 //! looked at is never ended because nobody came: only an agent that no longer reacts is.
+//!
+//! SIGTERM ends the agent unless it waits after a resume: then it ends that wait, and a second one is due when the
+//! agent is suspended again.
 
 use std::time::Instant;
 

@@ -190,12 +190,13 @@ impl Machine {
                 self.fell_asleep(now);
                 self.wake(now)
             }
+            // An agent that waits after a resume gives up that wait for a TERM, and nothing more.
+            Phase::Stopping => vec![Action::Term],
             Phase::Stopped
             | Phase::Consulting
             | Phase::Preparing
             | Phase::Provisioning
-            | Phase::Launching
-            | Phase::Stopping => Vec::new(),
+            | Phase::Launching => Vec::new(),
         }
     }
 

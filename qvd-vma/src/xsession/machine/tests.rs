@@ -172,6 +172,7 @@ fn table() -> Vec<(Event, &'static str, Phase, &'static str)> {
         (out(R::Suspended), "suspending", P::Suspended, "publish:suspended"),
         (out(R::Suspended), "listening-again", P::Suspended, "publish:suspended"),
         (out(R::Suspended), "woken-unasked", P::Suspended, "publish:suspended"),
+        (out(R::Suspended), "stopping", P::Stopping, "term"),
         // The table's moment is that of giving up; the retry has its own test.
         (out(R::Suspended), "waking", P::Stopping, "publish:stopping timed-out term"),
     ]
