@@ -230,9 +230,10 @@ impl Setup {
     }
 }
 
-/// A desktop that is one terminal. Its end is the end of the session.
+/// A desktop that is one terminal. Its end is the end of the session. What runs in it reads, so that it ends with its
+/// terminal also where the test runner made everybody ignore the hang-up.
 const SESSION: &str = "\
-exec xterm -T marker -geometry 60x10+20+20 -e sh -c 'echo $$ > \"$HOME/inside.pid\"; exec sleep 100000'
+exec xterm -T marker -geometry 60x10+20+20 -e sh -c 'echo $$ > \"$HOME/inside.pid\"; exec cat >/dev/null'
 ";
 
 impl Machine {
