@@ -72,7 +72,10 @@ impl VmMachine {
                 self.record(failure, true);
                 self.call_off(now);
             }
-            Phase::CleaningOld => self.go(Phase::ReapKilling, now),
+            Phase::CleaningOld => {
+                self.record(failure, true);
+                self.go(Phase::ReapKilling, now);
+            }
             Phase::Preparing | Phase::PreStart => {
                 self.record(failure, true);
                 self.go(Phase::CleaningUp, now);
@@ -117,10 +120,14 @@ impl VmMachine {
         match self.phase {
             Phase::Launching if self.stop_wanted => {
                 self.busy = false;
+                self.launched = false;
                 self.go(Phase::CleaningUp, now);
             }
+            // Nothing of this run is in there, and what it prepared beside it is cleaned by the next start here.
+            Phase::CleaningUp | Phase::ReapCleaning if !self.launched => self.done(now),
             Phase::CleaningOld | Phase::Preparing | Phase::Launching => {
                 self.busy = false;
+                self.launched = false;
                 self.record(Failure::nobody(text), false);
                 self.home_waits = self.home_waits.saturating_add(1);
                 self.go(Phase::HomeWait, now);

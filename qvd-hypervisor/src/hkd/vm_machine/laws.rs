@@ -56,6 +56,7 @@ struct World {
     monitored: bool,
     prepared: bool,
     lives: bool,
+    ever_lived: bool,
     heavy: bool,
     starting: bool,
     owned: bool,
@@ -74,6 +75,7 @@ impl World {
             monitored: false,
             prepared: false,
             lives: false,
+            ever_lived: false,
             heavy: false,
             starting: false,
             owned: true,
@@ -185,6 +187,7 @@ impl World {
     }
 
     fn happen(&mut self, luck: Luck) {
+        self.ever_lived |= self.lives;
         match luck {
             Luck::Succeeds => self.succeed(),
             Luck::Fails | Luck::FailsButLives => {
@@ -199,7 +202,9 @@ impl World {
                 let needs_lock = |effect: &mut Action| {
                     matches!(effect, Action::Prepare | Action::Launch | Action::Cleanup)
                 };
-                if self.in_flight.take_if(needs_lock).is_some() {
+                if let Some(effect) = self.in_flight.take_if(needs_lock) {
+                    // Pieces beside somebody else's home may stay as long as nothing of them ever lived.
+                    self.prepared &= effect != Action::Cleanup || self.ever_lived;
                     self.tell(Event::HomeInUse("home in use".to_owned()));
                 }
             }
@@ -292,6 +297,7 @@ proptest! {
         let mut world = World::new(traits, debug);
         world.prepared = true;
         world.lives = past != Past::Gone;
+        world.ever_lived = true;
         world.owned = past != Past::Foreign;
         world.tell(Event::Adopt(past, traits));
         for luck in script {

@@ -31,7 +31,8 @@
 //! * what others see is saved before it is acted upon, but no kill waits for a write;
 //! * a row is cleared only after the driver's clean-up succeeded, which it refuses while anything lives;
 //! * a lost guard means the row is somebody else's: kill here, write nothing more;
-//! * a home that somebody else holds is nobody's failure: the start waits without slots and tries again.
+//! * a home that somebody else holds is nobody's failure: the start waits without slots and tries again;
+//! * a run that never lived has nothing in a home that somebody else holds, so it may end beside it.
 
 mod answers;
 mod news;
@@ -82,6 +83,8 @@ pub struct VmMachine {
     leaving: bool,
     /// Pieces of this run exist.
     prepared: bool,
+    /// Something of this run may have come to life.
+    launched: bool,
     /// Attempts that found the home in use.
     home_waits: u32,
     /// Kills that did not help.
@@ -109,6 +112,7 @@ impl VmMachine {
             stop_wanted: false,
             leaving: false,
             prepared: false,
+            launched: false,
             home_waits: 0,
             vain_kills: 0,
             shown: None,
@@ -243,7 +247,10 @@ impl VmMachine {
             Phase::CleaningOld | Phase::CleaningUp | Phase::ReapCleaning => self.effect(Action::Cleanup),
             Phase::Preparing => self.effect(Action::Prepare),
             Phase::PreStart => self.effect(Action::RunHook(HookKind::PreStart)),
-            Phase::Launching => self.effect(Action::Launch),
+            Phase::Launching => {
+                self.launched = true;
+                self.effect(Action::Launch);
+            }
             Phase::SavingEndpoint => {
                 self.write(Write::Endpoint);
                 self.watch(phase);

@@ -21,6 +21,7 @@ impl VmMachine {
             return;
         }
         self.traits = traits;
+        self.launched = true;
         match past {
             Past::Starting => {
                 self.held = Held::HeavyAndStarting;
@@ -55,6 +56,7 @@ impl VmMachine {
             return;
         }
         self.traits = traits;
+        self.launched = true;
         match exit {
             Some(exit) => self.record_end(&exit, booting),
             None if booting => {

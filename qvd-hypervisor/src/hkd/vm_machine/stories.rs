@@ -253,6 +253,45 @@ fn a_start_that_waits_for_its_home_can_be_stopped() {
     }
     assert_eq!(story.machine.phase(), Phase::HomeWait);
     assert_eq!(story.tell(Event::Stop)[0], Action::Cleanup);
+    // Its home still is somebody else's: nothing of this run is in there to be waited for.
+    let cleaned = story.tell(Event::HomeInUse("held".to_owned()));
+    assert_eq!(cleaned, [Action::RunHook(HookKind::PostStop)]);
+    assert_eq!(story.tell(Event::Done), [Action::Write(Write::Clear)]);
+}
+
+#[test]
+fn a_stop_of_a_start_that_cleans_ends_beside_a_home_that_is_in_use() {
+    let mut story = Story::new();
+    for event in [Event::Start, Event::Loaded(TRAITS), Event::Done] {
+        story.tell(event);
+    }
+    assert_eq!(story.machine.phase(), Phase::CleaningOld);
+    story.tell(Event::Stop);
+    story.tell(Event::HomeInUse("held".to_owned()));
+    assert_eq!(story.machine.phase(), Phase::PostStop);
+}
+
+#[test]
+fn what_has_lived_is_not_clean_beside_a_home_that_is_in_use() {
+    let mut story = Story::new();
+    story.run();
+    story.tell(Event::Exited(ExitInfo::default()));
+    assert_eq!(story.machine.phase(), Phase::CleaningUp);
+    story.tell(Event::HomeInUse("held".to_owned()));
+    assert_eq!(story.machine.phase(), Phase::ReapKilling);
+}
+
+#[test]
+fn remains_that_cannot_be_cleaned_are_a_failure_of_the_start() {
+    let mut story = Story::new();
+    for event in [Event::Start, Event::Loaded(TRAITS), Event::Done] {
+        story.tell(event);
+    }
+    assert_eq!(story.machine.phase(), Phase::CleaningOld);
+    let failure = Failure::host("cannot remove its control groups");
+    let actions = story.tell(Event::Failed(failure.clone()));
+    assert!(actions.contains(&Action::Write(Write::Failure { failure, failed_start: true })), "{actions:?}");
+    assert_eq!(story.machine.phase(), Phase::ReapKilling);
 }
 
 #[test]
