@@ -4,6 +4,7 @@
 //!     idle → locking → loading → taking over → checking drivers → adopting → saving `running` → running
 //!     running → saving `stopping` → stopping VMs → (killing VMs) → saving `stopped` → finished
 //!     running → killing VMs, saving `stopping` beside it → saving `stopped` → finished
+//!     checking drivers, adopting → adopting, bounded → one of the two ways above
 //!     running → saving `starting` → finished                       (leaves its virtual machines to the next daemon)
 //!     any, once taken over → disowning → finished                  (the row was taken away)
 //! ```
@@ -222,8 +223,8 @@ pub struct HostMachine {
     left: usize,
     /// What runs here is known, so that "nothing is left" can be said.
     inspected: bool,
-    /// A stop came before what runs here was known.
-    stop_wanted: bool,
+    /// A stop or an abort came before what runs here was known.
+    wanted: Option<Shutdown>,
     /// The last word on how to end.
     asked: Shutdown,
     failure: Option<String>,
@@ -240,7 +241,7 @@ impl HostMachine {
             busy: false,
             left: 0,
             inspected: false,
-            stop_wanted: false,
+            wanted: None,
             asked: Shutdown::Stop,
             failure: None,
             deadline: None,
@@ -321,8 +322,11 @@ impl HostMachine {
     }
 
     fn adopted(&mut self, now: Instant) {
-        let next = if self.stop_wanted { HostPhase::SavingStopping } else { HostPhase::SavingRunning };
-        self.go(next, now);
+        match self.wanted {
+            None => self.go(HostPhase::SavingRunning, now),
+            Some(Shutdown::Abort) => self.abort(now),
+            Some(Shutdown::Stop | Shutdown::KeepVms) => self.go(HostPhase::SavingStopping, now),
+        }
     }
 
     fn failed(&mut self, text: String, now: Instant) {
@@ -331,9 +335,9 @@ impl HostMachine {
             HostPhase::Locking | HostPhase::LoadingHost | HostPhase::TakingOver => {
                 self.finish(End::Failed(text));
             }
-            HostPhase::Adopting if self.stop_wanted => {
+            HostPhase::Adopting if self.wanted.is_some() => {
                 self.failure = Some(text);
-                self.go(HostPhase::SavingStopping, now);
+                self.adopted(now);
             }
             HostPhase::Adopting => self.go(HostPhase::AdoptWait, now),
             HostPhase::CheckingDrivers | HostPhase::SavingRunning => {
@@ -341,7 +345,11 @@ impl HostMachine {
                 self.go(HostPhase::SavingStopping, now);
             }
             HostPhase::SavingStopping => self.go(HostPhase::StoppingVms, now),
-            HostPhase::SavingStopped => self.finish_stopped(),
+            // The database is there and says no: something here is not stopped.
+            HostPhase::SavingStopped => {
+                self.failure.get_or_insert(text);
+                self.finish_stopped();
+            }
             HostPhase::SavingKept => self.finish(End::Asked(Shutdown::KeepVms)),
             HostPhase::Idle
             | HostPhase::AdoptWait
@@ -358,14 +366,10 @@ impl HostMachine {
             HostPhase::Idle | HostPhase::Locking | HostPhase::LoadingHost | HostPhase::TakingOver => {
                 self.finish(End::Asked(how));
             }
-            // What runs here cannot be stopped before it is known; a driver that hangs is not waited for.
-            HostPhase::CheckingDrivers | HostPhase::Adopting if how == Shutdown::Stop => {
-                self.stop_wanted = true;
-                if self.phase == HostPhase::CheckingDrivers {
-                    self.go(HostPhase::Adopting, now);
-                }
-                let soon = now + self.limits.last_look;
-                self.deadline = Some(self.deadline.map_or(soon, |deadline| deadline.min(soon)));
+            HostPhase::CheckingDrivers | HostPhase::Adopting | HostPhase::AdoptWait
+                if how != Shutdown::KeepVms =>
+            {
+                self.look_and_end(how, now);
             }
             HostPhase::CheckingDrivers
             | HostPhase::Adopting
@@ -389,6 +393,18 @@ impl HostMachine {
             | HostPhase::Disowning
             | HostPhase::Finished => {}
         }
+    }
+
+    /// What runs here can be neither stopped nor killed before it is known; a driver that hangs is not waited for.
+    fn look_and_end(&mut self, how: Shutdown, now: Instant) {
+        if self.wanted != Some(Shutdown::Abort) {
+            self.wanted = Some(how);
+        }
+        if self.phase != HostPhase::Adopting {
+            self.go(HostPhase::Adopting, now);
+        }
+        let soon = now + self.limits.last_look;
+        self.deadline = Some(self.deadline.map_or(soon, |deadline| deadline.min(soon)));
     }
 
     /// Kills first; what the row says is saved beside it.
@@ -700,6 +716,44 @@ mod tests {
         assert_eq!(story.machine.phase(), HostPhase::Adopting);
         assert!(story.tell(HostEvent::Shutdown(Shutdown::Stop)).is_empty());
         assert_eq!(story.tell(HostEvent::Done), [HostAction::Save(HostState::Stopping)]);
+    }
+
+    #[test]
+    fn an_abort_at_start_up_first_learns_what_runs_here_and_then_kills() {
+        let kill = [HostAction::KillVms, HostAction::Save(HostState::Stopping)];
+        for answer in [HostEvent::Done, HostEvent::PartlyDone] {
+            let mut story = adopting();
+            assert!(story.tell(HostEvent::Shutdown(Shutdown::Stop)).is_empty());
+            assert!(story.tell(HostEvent::Shutdown(Shutdown::Abort)).is_empty(), "the look goes on");
+            assert!(
+                story.tell(HostEvent::Shutdown(Shutdown::Stop)).is_empty(),
+                "and the abort is remembered"
+            );
+            assert_eq!(story.tell(answer), kill);
+        }
+
+        let mut story = adopting();
+        story.tell(HostEvent::Failed("cannot read /proc".into()));
+        assert_eq!(story.machine.phase(), HostPhase::AdoptWait);
+        assert_eq!(story.tell(HostEvent::Shutdown(Shutdown::Abort)), [HostAction::Adopt], "a last look");
+        assert!(story.wait(4).is_empty());
+        let late = story.wait(1);
+        assert_eq!(late, [&[HostAction::Abandon], &kill[..]].concat());
+        let end = story.tell(HostEvent::Empty { left: 0 });
+        assert!(
+            matches!(&end[..], [.., HostAction::Finish(End::Failed(_))]),
+            "nobody knows what is left: {end:?}"
+        );
+    }
+
+    #[test]
+    fn a_stopped_that_is_refused_is_no_success() {
+        let mut story = Story::running();
+        story.tell(HostEvent::Shutdown(Shutdown::Stop));
+        story.tell(HostEvent::Done);
+        assert_eq!(story.tell(HostEvent::Empty { left: 0 }), [HostAction::Save(HostState::Stopped)]);
+        let end = story.tell(HostEvent::Failed("VM 7 is not stopped".into()));
+        assert_eq!(end, [HostAction::Finish(End::Failed("VM 7 is not stopped".into()))]);
     }
 
     #[test]
