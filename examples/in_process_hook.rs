@@ -126,7 +126,7 @@ async fn populate(db: &Db) -> Result<[VmId; 2]> {
 }
 
 async fn start(db: &Db, vm: VmId) -> Result<()> {
-    for host in db.hosts().candidates(Some("nothing"), Duration::from_secs(45)).await? {
+    for host in db.hosts().candidates(Some("nothing")).await? {
         if db.vms().claim(vm, host.id, Claimant::Admin).await?.is_updated() {
             return Ok(());
         }

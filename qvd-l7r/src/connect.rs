@@ -219,8 +219,7 @@ impl Shell {
             }
             Action::Claim => {
                 let (db, balancer) = (self.shared.db.clone(), self.shared.balancer());
-                let within = 3 * self.shared.config().seconds("internal.hkd.agent.ticker.delay");
-                self.write(place::claim(db, balancer, within, self.request.vm.clone(), self.row.clone()));
+                self.write(place::claim(db, balancer, self.request.vm.clone(), self.row.clone()));
             }
             Action::Look => {
                 let db = self.shared.db.clone();

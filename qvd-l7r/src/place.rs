@@ -1,7 +1,6 @@
 //! Choosing a host for a virtual machine, and claiming it.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use qvd_core::balance::{HostSnapshot, LoadBalancer, VmSnapshot};
 use qvd_core::error::chain;
@@ -14,15 +13,8 @@ use crate::broker::{Event, Failure};
 use crate::random;
 
 /// Ranks the hosts that may run it and claims the first that still may: host and start order are one write.
-/// Hosts that did not report `within` this time are left out.
-pub(crate) async fn claim(
-    db: Db,
-    balancer: Arc<dyn LoadBalancer>,
-    within: Duration,
-    vm: Vm,
-    row: VmRuntime,
-) -> Event {
-    try_claim(&db, &*balancer, within, &vm, &row).await.unwrap_or_else(|error| {
+pub(crate) async fn claim(db: Db, balancer: Arc<dyn LoadBalancer>, vm: Vm, row: VmRuntime) -> Event {
+    try_claim(&db, &balancer, &vm, &row).await.unwrap_or_else(|error| {
         tracing::warn!(vm = %vm.id, "no host claimed: {}", chain(&error));
         Event::Failed(Failure::Database)
     })
@@ -30,26 +22,25 @@ pub(crate) async fn claim(
 
 async fn try_claim(
     db: &Db,
-    balancer: &dyn LoadBalancer,
-    within: Duration,
+    balancer: &Arc<dyn LoadBalancer>,
     vm: &Vm,
     row: &VmRuntime,
 ) -> Result<Event, qvd_db::Error> {
     let driver = db.osfs().load(vm.osf_id).await?.and_then(|osf| osf.hypervisor);
-    let hosts = db.hosts().candidates(driver.as_deref(), within).await?;
+    let hosts = db.hosts().candidates(driver.as_deref()).await?;
     let snapshot = VmSnapshot::new(vm.id, db.properties().merged_for_vm(row).await?);
     let ranked = balancer.rank(&snapshot, &hosts, &mut random::fraction);
     if ranked.is_empty() {
         tracing::warn!(vm = %vm.id, driver = driver.as_deref().unwrap_or("any"), hosts = hosts.len(),
             balancer = balancer.name(), "no host available");
-        journal(db, balancer, vm.id, &hosts, &ranked, None).await;
+        journal(db, balancer, vm.id, hosts, ranked, None);
         return Ok(Event::NoHost);
     }
-    for &host in &ranked {
+    for host in ranked.clone() {
         match db.vms().claim(vm.id, host, Claimant::Router).await? {
             Guard::Updated(row) => {
                 tracing::info!(vm = %vm.id, host = %host, run = %row.run_id, "virtual machine assigned");
-                journal(db, balancer, vm.id, &hosts, &ranked, Some(host)).await;
+                journal(db, balancer, vm.id, hosts, ranked, Some(host));
                 return Ok(Event::Claimed(Box::new(row)));
             }
             Guard::Unchanged(row) if is_free(&row) => {
@@ -59,21 +50,26 @@ async fn try_claim(
             Guard::NotFound => return Ok(Event::RowGone),
         }
     }
+    journal(db, balancer, vm.id, hosts, ranked, None);
     Ok(Event::NoHostClaimed)
 }
 
-/// Writes down why, for those who ask later; nobody waits longer because it cannot be written.
-async fn journal(
+/// Writes down why, beside the start: who waits for a desktop does not wait for this.
+fn journal(
     db: &Db,
-    balancer: &dyn LoadBalancer,
+    balancer: &Arc<dyn LoadBalancer>,
     vm: VmId,
-    hosts: &[HostSnapshot],
-    ranked: &[HostId],
+    hosts: Vec<HostSnapshot>,
+    ranked: Vec<HostId>,
     chosen: Option<HostId>,
 ) {
-    if let Err(error) = db.placements().record_choice(vm, balancer.name(), hosts, ranked, chosen).await {
-        tracing::debug!(vm = %vm, "placement not recorded: {}", chain(&error));
-    }
+    let (db, balancer) = (db.clone(), Arc::clone(balancer));
+    tokio::spawn(async move {
+        let recorded = db.placements().record_choice(vm, balancer.name(), &hosts, &ranked, chosen).await;
+        if let Err(error) = recorded {
+            tracing::debug!(vm = %vm, "placement not recorded: {}", chain(&error));
+        }
+    });
 }
 
 /// Whether the row would have admitted the claim, so that it was the host that did not.

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use qvd_core::VmId;
-use qvd_core::balance::VmSnapshot;
+use qvd_core::balance::{HostSnapshot, VmSnapshot};
 use qvd_core::model::VmRuntime;
 use qvd_core::state::{VmCommand, VmState};
+use qvd_core::{HostId, VmId};
 use qvd_db::{Channel, Claimant, Guard};
 
 use super::rows::{Found, VmRow};
@@ -119,16 +119,12 @@ impl Admin {
             return Ok(Err(reason));
         }
         let vm = VmSnapshot::new(row.id(), self.db.properties().merged_for_vm(row.runtime()).await?);
-        let within = 3 * self.config.seconds("internal.hkd.agent.ticker.delay");
-        let hosts = self.db.hosts().candidates(row.hypervisor(), within).await?;
+        let hosts = self.db.hosts().candidates(row.hypervisor()).await?;
         let ranked = self.balancer.rank(&vm, &hosts, &mut || (self.random)());
         for &host in &ranked {
             match self.db.vms().claim(vm.id, host, Claimant::Admin).await? {
                 Guard::Updated(_) => {
-                    // The start is ordered, whether or not it can be written down why there.
-                    let name = self.balancer.name();
-                    let _ =
-                        self.db.placements().record_choice(vm.id, name, &hosts, &ranked, Some(host)).await;
+                    self.journal(vm.id, &hosts, &ranked, Some(host)).await;
                     return Ok(Ok(()));
                 }
                 Guard::NotFound => return Ok(Err(DELETED.to_owned())),
@@ -140,7 +136,13 @@ impl Admin {
                 }
             }
         }
+        self.journal(vm.id, &hosts, &ranked, None).await;
         Ok(Err("Unable to start machine, no hosts available".to_owned()))
+    }
+
+    /// Writes down why; what was decided holds whether or not that succeeds.
+    async fn journal(&self, vm: VmId, hosts: &[HostSnapshot], ranked: &[HostId], chosen: Option<HostId>) {
+        let _ = self.db.placements().record_choice(vm, self.balancer.name(), hosts, ranked, chosen).await;
     }
 }
 

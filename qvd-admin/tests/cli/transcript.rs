@@ -131,8 +131,10 @@ $ vm add name=a user=ana osf=desk -q
         let incarnation = taken.incarnation;
         assert!(self.db.hosts().set_state(host, incarnation, HostState::Running).await.unwrap().is_updated());
         let drivers = ["process".to_owned(), "kvm".to_owned()];
+        let hosts = self.db.hosts();
+        let default = Some("process");
         let published =
-            self.db.hosts().publish_capacity(host, incarnation, Mebibytes(4000), 16172.48, &drivers).await;
+            hosts.publish_capacity(host, incarnation, Mebibytes(4000), 16172.48, &drivers, default).await;
         assert!(published.unwrap().is_updated());
         self.incarnations.lock().unwrap().insert(host, incarnation);
     }

@@ -177,6 +177,7 @@ create table host_runtimes (
     fence_until timestamptz,
     usable_ram_mib bigint check (usable_ram_mib >= 0),
     usable_cpu double precision,
+    default_hypervisor text,
     mem_available_mib bigint check (mem_available_mib >= 0),
     load1 double precision,
     cpu_idle double precision,

@@ -177,6 +177,7 @@ create table host_runtimes (
     fence_until integer,
     usable_ram_mib integer check (usable_ram_mib >= 0),
     usable_cpu real,
+    default_hypervisor text,
     mem_available_mib integer check (mem_available_mib >= 0),
     load1 real,
     cpu_idle real,

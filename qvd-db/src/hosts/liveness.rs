@@ -131,7 +131,8 @@ impl Hosts<'_> {
         })
     }
 
-    /// Publishes what the host can do: memory, processor capacity in bogomips, drivers that work (preferred first).
+    /// Publishes what the host can do: memory, processor capacity in bogomips, drivers that work (preferred first), and
+    /// which of them runs virtual machines that name none; without one, it gets none of these.
     ///
     /// # Errors
     ///
@@ -143,15 +144,19 @@ impl Hosts<'_> {
         usable_ram: Mebibytes,
         usable_cpu: f64,
         hypervisors: &[String],
+        default_hypervisor: Option<&str>,
     ) -> Result<Guard<()>> {
         const CAPACITY: Sql = sql!("publish the host's capacity":
-            "update host_runtimes set usable_ram_mib = $3, usable_cpu = $4, version = version + 1
+            "update host_runtimes set usable_ram_mib = $3, usable_cpu = $4, default_hypervisor = $5,
+                    version = version + 1
              where host_id = $1 and incarnation = $2 and state <> 'lost' returning host_id");
         const DRIVERS: Sql = sql!("publish the host's drivers":
             "update hosts set hypervisors = $2, updated_at = " NOW ", version = version + 1 where id = $1");
         let drivers = hypervisors.join(",");
         let rows = transaction!(self.db, |tx| {
-            let rows = tx.rows(&CAPACITY, params![id, incarnation, usable_ram, usable_cpu]).await?;
+            let rows = tx
+                .rows(&CAPACITY, params![id, incarnation, usable_ram, usable_cpu, default_hypervisor])
+                .await?;
             if !rows.is_empty() {
                 tx.rows(&DRIVERS, params![id, &drivers]).await?;
             }

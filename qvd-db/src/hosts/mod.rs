@@ -4,8 +4,6 @@ mod liveness;
 mod release;
 mod take_over;
 
-use std::time::Duration;
-
 use qvd_core::HostId;
 use qvd_core::balance::HostSnapshot;
 use qvd_core::model::{Host, HostRuntime};
@@ -177,26 +175,30 @@ impl Hosts<'_> {
     }
 
     /// Hosts on which a virtual machine may be started now: running, meant for it, not blocked, their lease not run
-    /// out, and with the driver, when one is named. A host that did not report `within` this time is left out, whatever
-    /// lease it has: three periods of its ticker tell that it is in trouble long before the lease does.
+    /// out, and with the driver; when none is named, with one of its own for that. A host that has used up three
+    /// quarters of its lease is left out: it is in trouble, and its lease was long enough for several reports.
     ///
     /// # Errors
     ///
     /// [`Error::Away`].
-    pub async fn candidates(self, driver: Option<&str>, within: Duration) -> Result<Vec<HostSnapshot>> {
+    pub async fn candidates(self, driver: Option<&str>) -> Result<Vec<HostSnapshot>> {
         const CANDIDATES: Sql = sql!("list hosts for a VM":
-            "select h.id, h.name, h.hypervisors, r.usable_ram_mib, r.usable_cpu,
+            "select h.id, h.name, h.hypervisors, r.default_hypervisor, r.usable_ram_mib, r.usable_cpu,
                     (select count(*) from vm_runtimes v where v.host_id = h.id) as vms
              from hosts h join host_runtimes r on r.host_id = h.id
              where r.state = 'running' and h.backend and not r.blocked
-               and r.lease_until > " NOW " and r.ok_ts + $1 > " NOW "
+               and r.lease_until > " NOW " and r.lease_until - " NOW " > (r.lease_until - r.ok_ts) / 4
              order by h.id");
         const PROPERTIES: Sql =
             sql!("load host properties": "select host_id, key, value from host_properties");
-        let rows = self.db.read(&CANDIDATES, params![within]).await?;
+        let rows = self.db.read(&CANDIDATES, params![]).await?;
         let mut hosts = Vec::with_capacity(rows.len());
         for row in &rows {
-            if driver.is_some_and(|driver| !drivers(row).is_ok_and(|all| all.iter().any(|d| d == driver))) {
+            let suits = match driver {
+                Some(driver) => drivers(row)?.iter().any(|published| published == driver),
+                None => row.find::<String>("default_hypervisor")?.is_some(),
+            };
+            if !suits {
                 continue;
             }
             let ram = row.find::<Mebibytes>("usable_ram_mib")?.map_or(0.0, |ram| ram.0 as f64);

@@ -66,6 +66,7 @@ pub(crate) async fn inspect(
     let (mut items, mut blind) = (Vec::new(), Vec::new());
     let looks = node.drivers.iter().map(|driver| async move { (driver, node.find(driver).await) });
     for (driver, found) in join_all(looks).await {
+        node.usable.looked(driver.name(), found.is_ok());
         match found {
             Ok(found) => {
                 items.extend(found.into_iter().map(|found| Item { driver: Arc::clone(driver), found }));
@@ -156,11 +157,13 @@ async fn starting_for(node: &Node, vm: VmId) -> Duration {
     }
 }
 
-/// The driver that a row's virtual machine would run on; the default one when that one is not here any more.
+/// The driver that a row's virtual machine would run on; another one when that is not here any more, as nothing of
+/// it is left to be ended.
 async fn driver_of(node: &Node, vm: VmId) -> Result<Arc<dyn Hypervisor>, String> {
     let spec = node.db.vms().launch_spec(vm).await.map_err(|error| chain(&error).to_string())?;
     let name = spec.and_then(|spec| spec.osf.hypervisor);
-    let driver = node.driver(name.as_deref()).or_else(|| node.driver(None));
+    let named = name.as_deref().and_then(|name| node.driver(name));
+    let driver = named.or_else(|| node.preferred()).or_else(|| node.drivers.first());
     driver.cloned().ok_or_else(|| "this host has no driver at all".to_owned())
 }
 

@@ -48,9 +48,9 @@ pub(crate) async fn load(node: Arc<Node>, vm: VmId, run: RunId) -> Answer {
         Ok(None) => return Answer::GuardLost,
         Err(error) => return Answer::Failed(Failure::host(chain(&error).to_string())),
     };
-    let Some(driver) = node.driver(row.osf.hypervisor.as_deref()) else {
-        let wanted = row.osf.hypervisor.as_deref().unwrap_or("any");
-        return Answer::Failed(Failure::nobody(format!("this host has no driver '{wanted}'")));
+    let driver = match node.driver_to_start(row.osf.hypervisor.as_deref()) {
+        Ok(driver) => driver,
+        Err(problem) => return Answer::Failed(Failure::nobody(problem)),
     };
     // Resolved and recorded in one write, so that a change of the tag meanwhile finds the image in the row.
     let image = match while_away(|| async { node.db.vms().pin_image(vm, node.host, run).await }).await {

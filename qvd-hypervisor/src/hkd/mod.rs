@@ -37,6 +37,7 @@ pub mod slots;
 mod start_up;
 mod supervisor;
 mod ticker;
+mod usable;
 pub mod vm_machine;
 mod vm_task;
 

@@ -3,7 +3,7 @@
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use qvd_core::config::Config;
+use qvd_core::config::{Config, Source};
 use qvd_core::hook::{Hook, HookEvent, HookKind};
 use qvd_core::hypervisor::{Endpoint, Found, Hypervisor, HypervisorError};
 use qvd_core::vma::{Params, Vma};
@@ -13,6 +13,7 @@ use qvd_db::Db;
 use super::settings::{Probe, VmaConnector};
 use super::sight::Sight;
 use super::slots::Slots;
+use super::usable::Usable;
 use super::vm_machine::Failure;
 
 /// What every task of this node shares.
@@ -22,6 +23,7 @@ pub(crate) struct Node {
     pub(crate) incarnation: i64,
     pub(crate) drivers: Vec<Arc<dyn Hypervisor>>,
     pub(crate) sight: Sight,
+    pub(crate) usable: Usable,
     pub(crate) vma: Arc<dyn VmaConnector>,
     pub(crate) hooks: Vec<Arc<dyn Hook>>,
     pub(crate) slots: Slots,
@@ -30,12 +32,36 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    /// The driver of that name; without a name, the one that `vm.hypervisor` names, else the first.
-    pub(crate) fn driver(&self, name: Option<&str>) -> Option<&Arc<dyn Hypervisor>> {
-        let named = |name: &str| self.drivers.iter().find(|driver| driver.name() == name);
-        match name {
-            Some(name) => named(name),
-            None => named(&self.config.get().text("vm.hypervisor")).or_else(|| self.drivers.first()),
+    /// The driver of that name, usable or not.
+    pub(crate) fn driver(&self, name: &str) -> Option<&Arc<dyn Hypervisor>> {
+        self.drivers.iter().find(|driver| driver.name() == name)
+    }
+
+    /// Runs what names no driver: the one of `vm.hypervisor`. While nobody has set that key, a host that lacks its
+    /// default prefers its first.
+    pub(crate) fn preferred(&self) -> Option<&Arc<dyn Hypervisor>> {
+        let config = self.config.get();
+        let unset = matches!(config.source("vm.hypervisor"), None | Some(Source::Default));
+        self.driver(&config.text("vm.hypervisor")).or_else(|| self.drivers.first().filter(|_| unset))
+    }
+
+    /// The driver for a start: that of the name, else the preferred one.
+    ///
+    /// # Errors
+    ///
+    /// Why there is none: a driver that does not work or cannot tell what it runs gets nothing more to run, and no
+    /// other one stands in for it.
+    pub(crate) fn driver_to_start(&self, name: Option<&str>) -> Result<&Arc<dyn Hypervisor>, String> {
+        let driver = match name {
+            Some(name) => self.driver(name).ok_or_else(|| format!("this host has no driver '{name}'"))?,
+            None => self.preferred().ok_or("this host does not have the driver that vm.hypervisor names")?,
+        };
+        match self.usable.may_start(driver.name()) {
+            true => Ok(driver),
+            false => Err(format!(
+                "driver '{}' cannot be used on this host now; the log of its qvd-hkd tells why",
+                driver.name()
+            )),
         }
     }
 

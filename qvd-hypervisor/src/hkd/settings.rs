@@ -168,7 +168,8 @@ impl HkdSettings {
         }
     }
 
-    /// Adds a driver. The one that `vm.hypervisor` names, else the first, runs what names no driver.
+    /// Adds a driver. The one that `vm.hypervisor` names runs what names no driver; while that key is not set and its
+    /// default is not among them, the first.
     #[must_use]
     pub fn hypervisor(mut self, driver: Arc<dyn Hypervisor>) -> Self {
         self.hypervisors.push(driver);

@@ -1,4 +1,4 @@
-//! What drivers find, within bounds.
+//! What drivers find and lack, within bounds.
 //!
 //! A look at a storage that hangs does not end, not even when nobody waits for it any more. So each driver is asked
 //! by one look at a time: a hung one costs one thread, and whoever asks meanwhile learns so when its patience is over.
@@ -8,12 +8,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use qvd_core::VmId;
-use qvd_core::hypervisor::{Found, Hypervisor, HypervisorError};
+use qvd_core::hypervisor::{Check, Found, Hypervisor, HypervisorError};
 
-/// One look at a time for each driver, by name.
+type Turns = Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>;
+
+/// One look and one check at a time for each driver, by name.
 #[derive(Debug, Default)]
 pub(crate) struct Sight {
-    turns: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+    looks: Turns,
+    checks: Turns,
 }
 
 impl Sight {
@@ -27,28 +30,41 @@ impl Sight {
         driver: &Arc<dyn Hypervisor>,
         patience: Duration,
     ) -> Result<Vec<Found>, HypervisorError> {
-        let (turn, looking) = (self.turn(driver.name()), Arc::clone(driver));
-        let look = async move {
-            let turn = turn.lock_owned().await;
-            let look = tokio::spawn(async move {
-                let found = looking.find().await;
-                drop(turn);
-                found
-            });
-            look.await.unwrap_or_else(|error| Err(failed(error)))
-        };
+        let looking = Arc::clone(driver);
+        let look = in_turn(turn(&self.looks, driver.name()), async move { looking.find().await });
         match tokio::time::timeout(patience, look).await {
-            Ok(found) => found,
+            Ok(found) => found.unwrap_or_else(|error| Err(failed(error))),
             Err(_) => {
                 Err(failed(format!("no answer within {} s; does a storage hang?", patience.as_secs_f64())))
             }
         }
     }
 
-    fn turn(&self, driver: &str) -> Arc<tokio::sync::Mutex<()>> {
-        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(turns.entry(driver.to_owned()).or_default())
+    /// What the driver lacks; nothing when it does not answer in time.
+    pub(crate) async fn check(&self, driver: &Arc<dyn Hypervisor>, patience: Duration) -> Option<Vec<Check>> {
+        let checking = Arc::clone(driver);
+        let check = in_turn(turn(&self.checks, driver.name()), async move { checking.check().await });
+        tokio::time::timeout(patience, check).await.ok()?.ok()
     }
+}
+
+fn turn(turns: &Turns, driver: &str) -> Arc<tokio::sync::Mutex<()>> {
+    let mut turns = turns.lock().unwrap_or_else(PoisonError::into_inner);
+    Arc::clone(turns.entry(driver.to_owned()).or_default())
+}
+
+/// Asks once the question before has been answered, and to the end even when nobody waits any more.
+async fn in_turn<T: Send + 'static>(
+    turn: Arc<tokio::sync::Mutex<()>>,
+    question: impl Future<Output = T> + Send + 'static,
+) -> Result<T, tokio::task::JoinError> {
+    let turn = turn.lock_owned().await;
+    let asked = tokio::spawn(async move {
+        let answer = question.await;
+        drop(turn);
+        answer
+    });
+    asked.await
 }
 
 fn failed(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> HypervisorError {

@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use futures_util::future::join_all;
 use qvd_core::config::Config;
@@ -68,17 +68,23 @@ pub(crate) async fn take_over(db: &Db, host: HostId, run_token: Uuid, rhythm: Rh
     Ok(TakenOver { incarnation: taken.incarnation, sent })
 }
 
-/// Asks every driver what it lacks, and publishes which work and what the machine has.
-pub(crate) async fn publish(node: &Node) -> Result<()> {
-    let mut working = Vec::new();
+/// Asks every driver what it lacks, and publishes which work and what the machine has. Tells whether all of them
+/// answered; one that did not keeps its last verdict.
+pub(crate) async fn publish(node: &Node) -> Result<bool> {
     let patience = node.config.get().seconds("internal.hkd.driver.timeout");
     let checks = node
         .drivers
         .iter()
-        .map(|driver| async move { (driver.name(), tokio::time::timeout(patience, driver.check()).await) });
+        .map(|driver| async move { (driver.name(), node.sight.check(driver, patience).await) });
+    let mut answered = true;
     for (name, checks) in join_all(checks).await {
-        let Ok(checks) = checks else {
-            tracing::error!(driver = name, seconds = patience.as_secs_f64(), "driver check took too long");
+        let Some(checks) = checks else {
+            tracing::error!(
+                driver = name,
+                seconds = patience.as_secs_f64(),
+                "driver check took too long; it is asked again"
+            );
+            answered = false;
             continue;
         };
         let mut works = true;
@@ -91,21 +97,30 @@ pub(crate) async fn publish(node: &Node) -> Result<()> {
                 tracing::warn!(driver = name, what = %check.what, found = %check.found, %remedy, "driver is limited");
             }
         }
-        if works {
-            working.push(name.to_owned());
-        }
+        node.usable.checked(name, works);
     }
-    if let Some(preferred) = node.driver(None).map(|driver| driver.name()) {
-        working.sort_by_key(|name| name != preferred);
-    }
-    if working.is_empty() {
+    announce(node).await?;
+    Ok(answered)
+}
+
+/// Publishes the drivers that can be used as far as is known, the preferred one first, and what the machine has.
+pub(crate) async fn announce(node: &Node) -> Result<()> {
+    let preferred = node.preferred().map(|driver| driver.name());
+    let names = node.drivers.iter().map(|driver| driver.name());
+    let mut usable: Vec<_> = names.filter(|name| node.usable.may_start(name)).map(str::to_owned).collect();
+    usable.sort_by_key(|name| Some(name.as_str()) != preferred);
+    let default = usable.first().map(String::as_str).filter(|first| Some(*first) == preferred);
+    if usable.is_empty() {
         tracing::error!("no driver works on this host: it will run no VM");
+    } else if default.is_none() {
+        let preferred = preferred.map_or_else(|| node.config.get().text("vm.hypervisor"), str::to_owned);
+        tracing::error!(%preferred, "the preferred driver cannot be used: only VMs that name another one run here");
     }
     let machine = capacity::capacity();
     let published = while_away(|| async {
         node.db
             .hosts()
-            .publish_capacity(node.host, node.incarnation, machine.ram, machine.cpu, &working)
+            .publish_capacity(node.host, node.incarnation, machine.ram, machine.cpu, &usable, default)
             .await
     });
     ours(published.await, "publish this host's capacity")
@@ -114,21 +129,19 @@ pub(crate) async fn publish(node: &Node) -> Result<()> {
 /// Writes the host's state; `stopped` only once no virtual machine of it is anything else. An order to stop is obeyed
 /// once the row says so.
 pub(crate) async fn save_state(node: &Node, state: HostState) -> Result<()> {
-    loop {
-        let saved =
-            while_away(|| async { node.db.hosts().set_state(node.host, node.incarnation, state).await })
-                .await;
-        match saved {
-            Ok(Guard::Unchanged(StateSaved { live, .. })) if !live.is_empty() => {
-                tracing::warn!(vms = ?live, "VMs of this host are not stopped, so it is not either");
-                tokio::time::sleep(STILL_LIVE).await;
-            }
-            saved => {
-                ours(saved.map(|guard| guard.map(drop)), "save this host's state")?;
-                break;
-            }
-        }
+    let saved =
+        while_away(|| async { node.db.hosts().set_state(node.host, node.incarnation, state).await }).await;
+    if let Ok(Guard::Unchanged(StateSaved { live, .. })) = &saved
+        && !live.is_empty()
+    {
+        let vms: Vec<_> = live.iter().map(ToString::to_string).collect();
+        let text = format!(
+            "this host is not stopped because its VMs {} are not; the next start of this daemon goes on with them",
+            vms.join(", ")
+        );
+        return Err(Error::Failed { text });
     }
+    ours(saved.map(|guard| guard.map(drop)), "save this host's state")?;
     if matches!(state, HostState::Stopping | HostState::Stopped) {
         let taken = while_away(|| async { node.db.hosts().take_command(node.host, node.incarnation).await });
         taken.await.map_err(|source| Error::Database { operation: "take the order to stop", source })?;
@@ -152,9 +165,6 @@ fn ours(written: std::result::Result<Guard<()>, qvd_db::Error>, operation: &'sta
         Err(source) => Err(Error::Database { operation, source }),
     }
 }
-
-/// Before `stopped` is tried again.
-const STILL_LIVE: Duration = Duration::from_secs(1);
 
 /// A task that ends with its owner.
 pub(crate) struct AbortOnDrop<T>(JoinHandle<T>);

@@ -187,6 +187,46 @@ async fn what_a_driver_finds_late_is_taken_care_of_late() {
 }
 
 #[tokio::test]
+async fn a_node_whose_preferred_driver_is_blind_gets_only_what_names_another_one() {
+    let site = Site::with(&[("internal.hkd.driver.timeout", "0.1")]).await;
+    let vm = site.vm("desk").await;
+    let hung = hung_driver();
+    let both = site.settings_with(Arc::new(hung.clone())).hypervisor(Arc::new(site.driver.clone()));
+    let daemon = Daemon::start(both).await;
+    let candidates = async |driver| site.db.hosts().candidates(driver).await.unwrap().len();
+    assert_eq!((candidates(None).await, candidates(Some("hung")).await), (0, 0));
+    assert_eq!(candidates(Some("fake")).await, 1);
+    // Nor does another driver stand in for it.
+    site.claim(vm).await;
+    let row = site
+        .until("the start to fail", || async {
+            let row = site.row(vm).await;
+            (row.vm_state == VmState::Stopped && row.last_error.is_some()).then_some(row)
+        })
+        .await;
+    assert!(row.last_error.unwrap().contains("driver 'hung' cannot be used"));
+    assert_eq!(site.driver.times(DriverStep::Prepare), 0);
+    hung.release(DriverStep::Find);
+    site.until("it to be counted on", || async { (candidates(None).await == 1).then_some(()) }).await;
+    site.claim(vm).await;
+    site.vm_is(vm, VmState::Running).await;
+    daemon.end(Shutdown::Stop).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_driver_that_did_not_tell_what_it_lacks_is_asked_again() {
+    let site = Site::with(&[("internal.hkd.driver.timeout", "0.1")]).await;
+    let slow = FakeHypervisor::new().named("slow");
+    slow.hold(DriverStep::Check);
+    let daemon = Daemon::start(site.settings().hypervisor(Arc::new(slow.clone()))).await;
+    let drivers = || async { site.db.hosts().load(site.host).await.unwrap().unwrap().hypervisors };
+    assert_eq!(drivers().await, ["fake"]);
+    slow.release(DriverStep::Check);
+    site.until("it to be counted on", || async { (drivers().await == ["fake", "slow"]).then_some(()) }).await;
+    daemon.end(Shutdown::Stop).await.unwrap();
+}
+
+#[tokio::test]
 async fn an_order_to_stop_the_node_waits_in_the_row_until_it_says_stopping() {
     let site = Site::new().await;
     let vm = site.vm("desk").await;

@@ -75,7 +75,7 @@ async fn placement_decisions_are_kept_in_a_ring(site: Site) {
     assert!(read[0].inputs.contains('2'));
     // The ring holds a thousand, whoever they are about.
     site.db.write(&FILL, params![world.vm]).await.unwrap();
-    let hosts = site.db.hosts().candidates(None, Duration::from_secs(45)).await.unwrap();
+    let hosts = site.db.hosts().candidates(None).await.unwrap();
     let ranked = [world.host];
     placements.record_choice(world.vm, "default", &hosts, &ranked, Some(world.host)).await.unwrap();
     let read = placements.of_vm(world.vm, 5000).await.unwrap();

@@ -306,7 +306,8 @@ async fn a_capacity_cut_anywhere_comes_with_its_drivers(site: Site) {
     let drivers = ["process".to_owned()];
     cut_anywhere!(|polls| {
         let ram = Mebibytes(4096);
-        let publishing = site.db.hosts().publish_capacity(world.host, world.incarnation, ram, 1.0, &drivers);
+        let publishing =
+            site.db.hosts().publish_capacity(world.host, world.incarnation, ram, 1.0, &drivers, None);
         let ended = cut(publishing, polls).await;
         let host = site.db.hosts().load(world.host).await.unwrap().unwrap();
         assert_eq!(host.runtime.usable_ram.is_some(), !host.hypervisors.is_empty());

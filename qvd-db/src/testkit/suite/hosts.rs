@@ -7,7 +7,9 @@ use qvd_core::units::Mebibytes;
 use qvd_core::{ErrorKind, HostId};
 
 use super::case_list;
+use crate::sql::{Sql, sql};
 use crate::testkit::{Fixture, Site};
+use crate::value::params;
 use crate::{Channel, Charged, Claimant, Guard, Hint, HostLoad, NewHost, Owner, Seen, StateSaved, TakeOver};
 
 case_list![
@@ -25,8 +27,8 @@ case_list![
     a_host_that_moved_is_neither_lost_nor_released,
 ];
 
-/// Within which a host must have reported.
-const RECENT: Duration = Duration::from_secs(45);
+const AGE: Sql = sql!("let a report grow old":
+    "update host_runtimes set lease_until = " NOW " + $2, ok_ts = " NOW " - $3 where host_id = $1");
 
 fn host(name: &str, address: &str) -> NewHost {
     NewHost { name: name.to_owned(), address: address.to_owned(), frontend: true, backend: true }
@@ -53,25 +55,53 @@ async fn candidates_are_hosts_that_can_be_used(site: Site) {
     let hosts = site.db.hosts();
     let world = Fixture::fill(&site.db).await;
     let names = async |driver| {
-        let found = site.db.hosts().candidates(driver, RECENT).await.unwrap();
+        let found = site.db.hosts().candidates(driver).await.unwrap();
         found.into_iter().map(|host| host.name).collect::<Vec<_>>()
     };
     hosts.add(host("stopped", "10.0.0.3")).await.unwrap();
-    assert_eq!(names(None).await, ["n1"]);
-    assert!(names(Some("process")).await.is_empty(), "its drivers are unknown");
+    assert!(
+        names(None).await.is_empty() && names(Some("process")).await.is_empty(),
+        "its drivers are unknown"
+    );
     let drivers = ["process".to_owned(), "nothing".to_owned()];
-    let published = hosts.publish_capacity(world.host, world.incarnation, Mebibytes(4096), 8000.5, &drivers);
-    assert!(published.await.unwrap().is_updated());
+    let publish = async |default| {
+        let hosts = site.db.hosts();
+        let (host, incarnation, ram) = (world.host, world.incarnation, Mebibytes(4096));
+        let published = hosts.publish_capacity(host, incarnation, ram, 8000.5, &drivers, default);
+        assert!(published.await.unwrap().is_updated());
+    };
+    publish(None).await;
+    assert!(names(None).await.is_empty(), "its preferred driver does not work");
+    assert_eq!(names(Some("nothing")).await, ["n1"]);
+    publish(Some("process")).await;
     site.db.properties().set(Owner::Host(world.host), "rack", "3").await.unwrap();
     assert!(site.db.vms().claim(world.vm, world.host, Claimant::Admin).await.unwrap().is_updated());
-    let found = hosts.candidates(Some("process"), RECENT).await.unwrap();
+    let found = hosts.candidates(Some("process")).await.unwrap();
     assert_eq!((found[0].usable_ram_mib, found[0].usable_cpu, found[0].vms), (4096.0, 8000.5, 1));
     assert_eq!(found[0].properties.get("rack").map(String::as_str), Some("3"));
     assert!(names(Some("kvm")).await.is_empty());
     assert_eq!(hosts.by_name("n1").await.unwrap().unwrap().hypervisors, drivers);
     // Fresh reports only, blocked ones never, those whose lease ran out never.
-    assert_eq!(hosts.candidates(None, RECENT).await.unwrap().len(), 1);
-    assert!(hosts.candidates(None, Duration::ZERO).await.unwrap().is_empty());
+    assert_eq!(names(None).await, ["n1"]);
+    for (age, fresh) in [(330, true), (340, false)] {
+        site.db
+            .write(&AGE, params![world.host, Duration::from_secs(450 - age), Duration::from_secs(age)])
+            .await
+            .unwrap();
+        assert_eq!(
+            names(None).await.len(),
+            usize::from(fresh),
+            "reported {age} s ago, with a lease of 450 s"
+        );
+    }
+    let tick = hosts.tick(
+        world.host,
+        world.incarnation,
+        Duration::from_secs(450),
+        Duration::ZERO,
+        HostLoad::default(),
+    );
+    assert!(tick.await.unwrap().is_updated());
     assert!(hosts.set_blocked(world.host, true).await.unwrap().is_updated());
     assert!(names(None).await.is_empty());
     assert!(hosts.set_blocked(world.host, false).await.unwrap().is_updated());

@@ -11,11 +11,11 @@ use qvd_core::{RunId, TenantId, VmId};
 use qvd_db::Expiring;
 
 use super::Read;
-use crate::hkd::adopt::{self, Foundling, Inspection};
+use crate::hkd::adopt::{self, Inspection};
 use crate::hkd::error::{Error, Result};
 use crate::hkd::node::Node;
 use crate::hkd::reconcile::{self, Findings};
-use crate::hkd::routers;
+use crate::hkd::{routers, start_up};
 
 /// One kind of look: perhaps going on, perhaps to begin at some time.
 struct Look<T> {
@@ -55,7 +55,7 @@ impl<T> Look<T> {
 /// What a look brought.
 pub(super) enum Looked {
     /// Rows of virtual machines and of the host.
-    Rows(Read<Scanned>),
+    Rows(Read<Findings>),
     /// Limits of running virtual machines.
     Limits(Read<Vec<Expiring>>),
     /// The database's configuration.
@@ -64,6 +64,8 @@ pub(super) enum Looked {
     Routers(Read<usize>),
     /// Everything that runs here, once more.
     Inspection(Result<Inspection>),
+    /// Whether every driver told what it lacks.
+    Drivers(Result<bool>),
     /// It is time to begin one.
     Due,
 }
@@ -72,11 +74,12 @@ pub(super) enum Looked {
 #[derive(Default)]
 pub(super) struct Looks {
     obeying: bool,
-    rows: Look<Read<Scanned>>,
+    rows: Look<Read<Findings>>,
     limits: Look<Read<Vec<Expiring>>>,
     config: Look<Read<Vec<(String, String)>>>,
     routers: Look<Read<usize>>,
     inspection: Look<Result<Inspection>>,
+    drivers: Look<Result<bool>>,
     forgotten_at: Option<Instant>,
 }
 
@@ -123,6 +126,11 @@ impl Looks {
         self.inspection.no_later_than(at);
     }
 
+    /// Asks the drivers then what they lack, and publishes them.
+    pub(super) fn check_at(&mut self, at: Instant) {
+        self.drivers.no_later_than(at);
+    }
+
     /// Whether rows are being looked at.
     pub(super) fn scans(&self) -> bool {
         self.rows.going.is_some()
@@ -131,6 +139,10 @@ impl Looks {
     /// Looks at rows no more, whatever it would have found.
     pub(super) fn drop_scan(&mut self) {
         self.rows = Look::default();
+    }
+
+    /// Looks no more into what runs here, whatever it would have found.
+    pub(super) fn drop_inspection(&mut self) {
         self.inspection = Look::default();
     }
 
@@ -146,6 +158,7 @@ impl Looks {
             self.config.waits_until(),
             self.routers.waits_until(),
             self.inspection.waits_until(),
+            self.drivers.waits_until(),
         ];
         let due = waits.into_iter().flatten().min();
         tokio::select! {
@@ -155,6 +168,7 @@ impl Looks {
             config = super::finished(&mut self.config.going) => Looked::Config(config),
             routers = super::finished(&mut self.routers.going) => Looked::Routers(routers),
             all = super::finished(&mut self.inspection.going) => Looked::Inspection(all),
+            drivers = super::finished(&mut self.drivers.going) => Looked::Drivers(drivers),
             () = super::sleep_until(due) => Looked::Due,
         }
     }
@@ -169,7 +183,8 @@ impl Looks {
         let config = node.config.get();
         let after = |key: &str| Some(now + config.seconds(key));
         if self.rows.is_due(now) {
-            let scan = scan(Arc::clone(node), runs.clone().collect());
+            let (node, runs) = (Arc::clone(node), runs.clone().collect());
+            let scan = async move { reconcile::scan(&node.db, node.host, node.incarnation, &runs).await };
             self.rows
                 .begin(scan, after("internal.hkd.agent.vm_command_handler.delay").filter(|_| self.obeying));
         }
@@ -186,6 +201,10 @@ impl Looks {
             let (node, runs) = (Arc::clone(node), runs.collect());
             self.inspection.begin(async move { everything(&node, &runs).await }, None);
         }
+        if self.drivers.is_due(now) {
+            let node = Arc::clone(node);
+            self.drivers.begin(async move { start_up::publish(&node).await }, None);
+        }
         if self.routers.is_due(now) {
             let forgotten = self.forgotten_at.is_some_and(|at| at <= now);
             if forgotten {
@@ -197,37 +216,11 @@ impl Looks {
     }
 }
 
-/// What a scan of the rows brought.
-pub(super) struct Scanned {
-    pub(super) findings: Findings,
-    /// What was found of rows without a task.
-    pub(super) foundlings: Vec<Foundling>,
-}
-
 /// Everything that runs here or that a row tells of, and has no task.
 pub(super) async fn everything(node: &Node, tasks: &HashMap<VmId, RunId>) -> Result<Inspection> {
     let rows = node.db.vms().of_host(node.host).await;
     let rows = rows.map_err(|source| Error::Database { operation: "list the VMs of this host", source })?;
     adopt::inspect(node, &rows, tasks).await.map_err(|text| Error::Failed { text })
-}
-
-/// One scan of the rows; those without a task are looked into at once.
-async fn scan(node: Arc<Node>, runs: HashMap<VmId, RunId>) -> Read<Scanned> {
-    let mut findings = reconcile::scan(&node.db, node.host, node.incarnation, &runs).await?;
-    if findings.orphans.is_empty() {
-        return Ok(Scanned { findings, foundlings: Vec::new() });
-    }
-    let orphans = std::mem::take(&mut findings.orphans);
-    let mut busy = runs;
-    busy.extend(findings.starts.iter().copied());
-    let Inspection { foundlings, blind } = adopt::inspect(&node, &orphans, &busy)
-        .await
-        .unwrap_or_else(|error| Inspection { foundlings: Vec::new(), blind: vec![error] });
-    if !blind.is_empty() {
-        // What was accepted must not be lost; these rows stay and are found again.
-        tracing::warn!(error = blind.join("; "), "cannot look into every VM without a task");
-    }
-    Ok(Scanned { findings, foundlings })
 }
 
 /// Ends the sessions of dead routers; with `forgotten`, also of those whose lock files are gone. Tells how many.

@@ -21,17 +21,19 @@ use qvd_db::{Channel, Hint, Subscription};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{Id, JoinError, JoinSet};
 
-use self::looks::{Looked, Looks, Scanned};
+use self::looks::{Looked, Looks};
 use super::adopt::Inspection;
 use super::error::{Error, Result};
 use super::host_machine::{End, HostAction, HostEvent, HostMachine, Shutdown};
 use super::lock::HkdLock;
 use super::node::{LiveConfig, Node};
+use super::reconcile::Findings;
 use super::settings::{Control, HkdSettings, host_limits};
 use super::sight::Sight;
 use super::slots::Slots;
 use super::start_up::{self, KnownHost, TakenOver};
 use super::ticker::{Confirmation, Rhythm, tick_until_lost};
+use super::usable::Usable;
 use super::vm_task::{Beginning, Ended, Order, TaskHandle};
 
 /// What an effect of the host machine brought.
@@ -40,6 +42,8 @@ enum Brought {
     Lock(HkdLock),
     Host(Box<KnownHost>),
     TakenOver(TakenOver),
+    /// Whether every driver told what it lacks.
+    Drivers(bool),
     Inspection(Inspection),
 }
 
@@ -84,6 +88,13 @@ pub(crate) struct Supervisor {
     /// Told to stop by their hard limit; whether to start them again.
     expired: HashMap<VmId, Arc<AtomicBool>>,
 
+    /// A driver could not look the last time. Rows without a task wait until it can.
+    blind: bool,
+    /// Rows without a task are about to be looked into.
+    orphaned: bool,
+    /// An inspection that ended during a scan: what the scan accepts is no orphan, so it comes first.
+    inspection: Option<Result<Inspection>>,
+
     subscription: Option<Subscription>,
     ticker: Option<BoxFuture<'static, String>>,
     looks: Looks,
@@ -112,6 +123,9 @@ impl Supervisor {
             left: 0,
             draining: None,
             expired: HashMap::new(),
+            blind: false,
+            orphaned: false,
+            inspection: None,
             subscription: None,
             ticker: None,
             looks: Looks::default(),
@@ -184,6 +198,7 @@ impl Supervisor {
             Wake::Looked(Looked::Limits(outcome)) => self.expire(outcome),
             Wake::Looked(Looked::Config(outcome)) => self.reloaded(outcome),
             Wake::Looked(Looked::Inspection(outcome)) => self.inspected(outcome),
+            Wake::Looked(Looked::Drivers(outcome)) => self.drivers_checked(outcome),
             Wake::Looked(Looked::Routers(Ok(0)) | Looked::Due) => {}
             Wake::Looked(Looked::Routers(Ok(sessions))) => {
                 tracing::info!(sessions, "sessions of a dead router ended");
@@ -230,11 +245,18 @@ impl Supervisor {
             HostAction::TakeOver => self.take_over(),
             HostAction::StartTicker => self.start_ticker(),
             HostAction::CheckDrivers => self.with_node(|node| {
-                async move { start_up::publish(&node).await.map(|()| Brought::Nothing) }.boxed()
+                async move { start_up::publish(&node).await.map(Brought::Drivers) }.boxed()
             }),
             HostAction::Adopt => self.with_node(|node| {
-                async move { looks::everything(&node, &HashMap::new()).await.map(Brought::Inspection) }
-                    .boxed()
+                async move {
+                    let inspection = looks::everything(&node, &HashMap::new()).await?;
+                    if !inspection.blind.is_empty() {
+                        // Before the row says `running`: nothing more is to be sent to them.
+                        start_up::announce(&node).await?;
+                    }
+                    Ok(Brought::Inspection(inspection))
+                }
+                .boxed()
             }),
             HostAction::Save(state) => {
                 self.with_node(move |node| {
@@ -255,12 +277,15 @@ impl Supervisor {
             }
             HostAction::StopVms => self.drain(&Order::Stop),
             HostAction::KillVms => {
-                // A query that hangs holds up nobody any more.
-                self.looks.drop_scan();
+                // A scan may have accepted starts, so it comes to its end; one that hangs holds up one round.
+                match self.draining {
+                    Some(Order::Kill) => self.drop_looks(),
+                    _ => self.drop_inspection(),
+                }
                 self.drain(&Order::Kill);
             }
             HostAction::DisownVms => {
-                self.looks.drop_scan();
+                self.drop_looks();
                 self.drain(&Order::GuardLost);
             }
             HostAction::DetachVms => {
@@ -288,6 +313,7 @@ impl Supervisor {
             Brought::Lock(lock) => self.lock = Some(lock),
             Brought::Host(host) => self.known = Some(*host),
             Brought::TakenOver(taken) => self.settle_in(taken),
+            Brought::Drivers(answered) => self.ask_again_unless(answered),
             Brought::Inspection(inspection) => {
                 if !self.take_in(inspection) {
                     return self.feed(HostEvent::PartlyDone);
@@ -305,36 +331,70 @@ impl Supervisor {
             tracing::error!(%error, "what it may run stays as it is and is looked for again");
         }
         if !blind.is_empty() {
-            self.looks.inspect_at(now() + host_limits(&self.config.get()).adopt_retry);
+            self.looks.inspect_at(self.soon());
         }
+        self.blind = !blind.is_empty();
         blind.is_empty()
     }
 
-    /// A driver that can look again may work again as well. Nobody waits for it: what was published stays good.
-    fn publish_again(&self) {
-        let Some(node) = self.node.clone() else { return };
-        tokio::spawn(async move {
-            if let Err(error) = start_up::publish(&node).await {
+    /// When what failed is tried again.
+    fn soon(&self) -> Instant {
+        now() + host_limits(&self.config.get()).adopt_retry
+    }
+
+    fn ask_again_unless(&mut self, answered: bool) {
+        if !answered {
+            self.looks.check_at(self.soon());
+        }
+    }
+
+    fn drivers_checked(&mut self, outcome: Result<bool>) {
+        match outcome {
+            Ok(answered) => self.ask_again_unless(answered),
+            Err(Error::Lost { reason }) => self.on(Wake::Lost(reason)),
+            Err(error) => {
                 tracing::warn!(error = %chain(&error), "drivers not published again");
+                self.looks.check_at(self.soon());
             }
-        });
+        }
     }
 
     fn inspected(&mut self, outcome: Result<Inspection>) {
+        if self.looks.scans() {
+            self.inspection = Some(outcome);
+            return;
+        }
+        self.orphaned = false;
+        let was_blind = self.blind;
         match outcome {
             Ok(inspection) => {
                 if self.take_in(inspection) {
                     self.feed(HostEvent::Inspected);
-                    self.publish_again();
                 }
                 // A stop may wait for what has a task only now.
                 self.looks.scan_at(now());
             }
             Err(error) => {
                 tracing::error!(error = %chain(&error), "cannot tell what runs here");
-                self.looks.inspect_at(now() + host_limits(&self.config.get()).adopt_retry);
+                self.blind = true;
+                self.looks.inspect_at(self.soon());
             }
         }
+        if was_blind != self.blind {
+            // A driver that can look again may work again as well; one that cannot any more gets nothing to run.
+            self.looks.check_at(now());
+        }
+        self.tell_when_empty();
+    }
+
+    fn drop_inspection(&mut self) {
+        self.looks.drop_inspection();
+        (self.inspection, self.orphaned) = (None, false);
+    }
+
+    fn drop_looks(&mut self) {
+        self.looks.drop_scan();
+        self.drop_inspection();
     }
 
     fn load_host(&mut self) {
@@ -373,6 +433,7 @@ impl Supervisor {
             incarnation,
             drivers: settings.hypervisors,
             sight: Sight::default(),
+            usable: Usable::default(),
             vma: settings.vma,
             hooks: settings.hooks,
             slots: Slots::new(heavy, starting),
@@ -411,16 +472,22 @@ impl Supervisor {
         }
     }
 
-    fn scanned(&mut self, outcome: Read<Scanned>) {
-        let Scanned { findings, foundlings } = match outcome {
-            Ok(scanned) => scanned,
+    fn scanned(&mut self, outcome: Read<Findings>) {
+        match outcome {
+            Ok(findings) => self.obey(findings),
             Err(error) => {
                 tracing::warn!(error = %chain(&error), "cannot read what is to be done");
                 self.looks.scan_at(now() + self.config.get().seconds("internal.hkd.agent.config.delay"));
-                self.tell_when_empty();
-                return;
             }
-        };
+        }
+        if let Some(inspection) = self.inspection.take() {
+            self.inspected(inspection);
+        }
+        self.tell_when_empty();
+    }
+
+    /// Tells the tasks what the rows want. Rows without a task are looked into beside, however long that takes.
+    fn obey(&mut self, findings: Findings) {
         for (vm, run) in findings.starts {
             self.begin(vm, run, Beginning::Start);
             // Accepted a moment before the node was told to end: it becomes a stop.
@@ -433,17 +500,14 @@ impl Supervisor {
         };
         tell(findings.stops, Order::Stop);
         tell(findings.disowned, Order::GuardLost);
-        let adopted = !foundlings.is_empty();
-        foundlings.into_iter().for_each(|found| self.adopt(found));
-        if adopted {
-            // A stop may wait for what has a task only now.
-            self.looks.scan_at(now());
+        if !findings.orphans.is_empty() && !self.blind {
+            self.orphaned = true;
+            self.looks.inspect_at(now());
         }
         if findings.command == Some(HostCommand::Stop) {
             tracing::info!("told to stop by a command in the database");
             self.feed(HostEvent::Shutdown(Shutdown::Stop));
         }
-        self.tell_when_empty();
     }
 
     fn reloaded(&mut self, outcome: Read<Vec<(String, String)>>) {

@@ -61,7 +61,8 @@ impl Supervisor {
     }
 
     pub(super) fn tell_when_empty(&mut self) {
-        if self.draining.is_some() && self.tasks.is_empty() && self.end.is_none() && !self.looks.scans() {
+        let looking = self.looks.scans() || self.orphaned;
+        if self.draining.is_some() && self.tasks.is_empty() && self.end.is_none() && !looking {
             self.draining = None;
             self.feed(HostEvent::Empty { left: self.left });
         }

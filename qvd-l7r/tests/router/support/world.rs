@@ -259,8 +259,8 @@ pub(crate) async fn running_host(db: &Db, name: &str) -> (HostId, i64) {
 pub(crate) async fn publish_driver(db: &Db, host: HostId, incarnation: i64, driver: &str) {
     let drivers = [driver.to_owned()];
     let hosts = db.hosts();
-    let published = hosts.publish_capacity(host, incarnation, Mebibytes(1000), 1.0, &drivers).await.unwrap();
-    assert!(published.is_updated());
+    let published = hosts.publish_capacity(host, incarnation, Mebibytes(1000), 1.0, &drivers, Some(driver));
+    assert!(published.await.unwrap().is_updated());
 }
 
 /// Adds a user. The digest of old installations is quick to check, and the router replaces it at the first login.
