@@ -7,7 +7,7 @@ use qvd_core::RunId;
 use qvd_core::hypervisor::ExitInfo;
 use qvd_core::state::{HostCommand, HostState, UserState, VmState};
 use qvd_core::testkit::fakes::{DriverStep, FakeHypervisor, VmaMethod};
-use qvd_db::{Expirations, NewImage, TakeOver};
+use qvd_db::{Expirations, NewEvent, NewImage, TakeOver};
 use qvd_hypervisor::hkd::{Control, Error, Shutdown};
 use tokio::sync::mpsc;
 
@@ -409,6 +409,20 @@ async fn a_configuration_change_is_obeyed_without_a_restart() {
     for vm in vms {
         site.vm_is(vm, VmState::Running).await;
     }
+    daemon.end(Shutdown::Stop).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_is_too_old_is_removed_from_the_journal() {
+    let site = Site::with(&[("internal.hkd.agent.journal.keep", "0")]).await;
+    let told = NewEvent { host_id: Some(site.host), kind: "long ago".into(), ..NewEvent::default() };
+    site.db.events().append(told).await.unwrap();
+    let daemon = site.daemon().await;
+    site.until("it to be gone", || async {
+        let events = site.db.events().of_host(site.host, 100).await.unwrap();
+        events.iter().all(|event| event.event.kind != "long ago").then_some(())
+    })
+    .await;
     daemon.end(Shutdown::Stop).await.unwrap();
 }
 

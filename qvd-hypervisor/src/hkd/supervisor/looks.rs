@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -66,6 +66,8 @@ pub(super) enum Looked {
     Inspection(Result<Inspection>),
     /// Whether every driver told what it lacks.
     Drivers(Result<bool>),
+    /// Entries of the journal that were too old.
+    Journal(Read<u64>),
     /// It is time to begin one.
     Due,
 }
@@ -80,6 +82,7 @@ pub(super) struct Looks {
     routers: Look<Read<usize>>,
     inspection: Look<Result<Inspection>>,
     drivers: Look<Result<bool>>,
+    journal: Look<Read<u64>>,
     forgotten_at: Option<Instant>,
 }
 
@@ -121,6 +124,11 @@ impl Looks {
         (self.routers.at, self.forgotten_at) = (Some(at), Some(at));
     }
 
+    /// Begins to remove what is too old from the journal.
+    pub(super) fn tidy(&mut self, at: Instant) {
+        self.journal.at = Some(at);
+    }
+
     /// Looks into everything that runs here then.
     pub(super) fn inspect_at(&mut self, at: Instant) {
         self.inspection.no_later_than(at);
@@ -159,6 +167,7 @@ impl Looks {
             self.routers.waits_until(),
             self.inspection.waits_until(),
             self.drivers.waits_until(),
+            self.journal.waits_until(),
         ];
         let due = waits.into_iter().flatten().min();
         tokio::select! {
@@ -169,6 +178,7 @@ impl Looks {
             routers = super::finished(&mut self.routers.going) => Looked::Routers(routers),
             all = super::finished(&mut self.inspection.going) => Looked::Inspection(all),
             drivers = super::finished(&mut self.drivers.going) => Looked::Drivers(drivers),
+            removed = super::finished(&mut self.journal.going) => Looked::Journal(removed),
             () = super::sleep_until(due) => Looked::Due,
         }
     }
@@ -205,6 +215,16 @@ impl Looks {
             let node = Arc::clone(node);
             self.drivers.begin(async move { start_up::publish(&node).await }, None);
         }
+        if self.journal.is_due(now) {
+            let (node, keep) = (Arc::clone(node), config.seconds("internal.hkd.agent.journal.keep"));
+            let tidy = async move {
+                match SystemTime::now().checked_sub(keep) {
+                    Some(before) => node.db.events().prune(before).await,
+                    None => Ok(0),
+                }
+            };
+            self.journal.begin(tidy, Some(now + TIDY));
+        }
         if self.routers.is_due(now) {
             let forgotten = self.forgotten_at.is_some_and(|at| at <= now);
             if forgotten {
@@ -231,6 +251,9 @@ async fn bury(node: Arc<Node>, dir: PathBuf, forgotten: bool) -> Read<usize> {
     }
     Ok(freed)
 }
+
+/// Between two looks for what is too old in the journal.
+const TIDY: Duration = Duration::from_secs(3600);
 
 /// Between two looks at the locks of this node's routers; the database is asked only when one died.
 const BURIAL: Duration = Duration::from_secs(1);

@@ -199,6 +199,10 @@ impl Supervisor {
             Wake::Looked(Looked::Config(outcome)) => self.reloaded(outcome),
             Wake::Looked(Looked::Inspection(outcome)) => self.inspected(outcome),
             Wake::Looked(Looked::Drivers(outcome)) => self.drivers_checked(outcome),
+            Wake::Looked(Looked::Journal(Ok(removed))) => tracing::debug!(removed, "journal tidied"),
+            Wake::Looked(Looked::Journal(Err(error))) => {
+                tracing::warn!(error = %chain(&error), "cannot remove what is too old from the journal");
+            }
             Wake::Looked(Looked::Routers(Ok(0)) | Looked::Due) => {}
             Wake::Looked(Looked::Routers(Ok(sessions))) => {
                 tracing::info!(sessions, "sessions of a dead router ended");
@@ -441,6 +445,7 @@ impl Supervisor {
             config: Arc::clone(&self.config),
         }));
         self.looks.watch_routers(now());
+        self.looks.tidy(now());
     }
 
     fn start_ticker(&mut self) {
