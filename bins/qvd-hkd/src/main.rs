@@ -21,7 +21,8 @@ use std::time::Duration;
 
 use clap::{CommandFactory as _, Parser};
 use qvd_bin_common::{
-    Asked, ConfigFiles, Failure, LogTo, Signals, init_tracing, load_config, open_db, report, write_manual,
+    Asked, ConfigFiles, Failure, LogTo, Signals, add_database_config, init_tracing, load_config, open_db,
+    report, write_manual,
 };
 use qvd_core::ErrorKind;
 use qvd_core::config::Config;
@@ -87,11 +88,7 @@ fn run(args: &Args) -> Result<(), Failure> {
     }
     qvd_bin_common::backend(&config)?;
     process::check_account(&config)?;
-    if config.text("vm.process.isolation") == "none" {
-        let text = "'vm.process.isolation' is 'none', which only 'qvd standalone' may use: desktops of a node would see \
-                    and signal each other. Set it to auto; 'qvd doctor' tells what namespaces need here";
-        return Err(Failure::new(ErrorKind::Invalid, text));
-    }
+    check_isolation(&config)?;
     if args.check_config {
         return Ok(());
     }
@@ -108,14 +105,15 @@ fn run(args: &Args) -> Result<(), Failure> {
 async fn keep_house(config: Config, keep_vms: bool) -> Result<(), Failure> {
     let mut signals = Signals::new()
         .map_err(|e| Failure::new(ErrorKind::Internal, "cannot listen to signals").because(e))?;
-    let db = tokio::select! {
+    let (db, merged) = tokio::select! {
         opened = database(&config) => opened?,
         () = signals.stop() => return Ok(()),
     };
     let node = config.text("nodename");
     let (controls, wishes) = mpsc::channel(4);
     let mut settings = HkdSettings::new(db, config.clone(), node).controls(wishes);
-    for driver in drivers(&config)? {
+    check_isolation(&merged)?;
+    for driver in drivers(&merged)? {
         settings = settings.hypervisor(driver);
     }
     tokio::spawn(listen(signals, controls, keep_vms));
@@ -161,10 +159,24 @@ fn drivers(config: &Config) -> Result<Vec<Arc<dyn Hypervisor>>, Failure> {
     Ok(vec![Arc::new(process), Arc::new(nothing)])
 }
 
-/// A node may come up before its database does.
-async fn database(config: &Config) -> Result<Db, Failure> {
+fn check_isolation(config: &Config) -> Result<(), Failure> {
+    if config.text("vm.process.isolation") != "none" {
+        return Ok(());
+    }
+    let text = "'vm.process.isolation' is 'none', which only 'qvd standalone' may use: desktops of a node would see and \
+                signal each other. Set it to auto; 'qvd doctor' tells what namespaces need here";
+    Err(Failure::new(ErrorKind::Invalid, text))
+}
+
+/// The database, and its settings laid over the files'. A node may come up before its database does.
+async fn database(config: &Config) -> Result<(Db, Config), Failure> {
     loop {
-        match open_db(config).await {
+        let opened = async {
+            let db = open_db(config).await?;
+            let merged = add_database_config(config, &db).await?;
+            Ok::<_, Failure>((db, merged))
+        };
+        match opened.await {
             Err(failure) if failure.kind() == ErrorKind::Unavailable => {
                 tracing::warn!("{}; trying again", chain(&failure));
                 tokio::time::sleep(RETRY).await;

@@ -240,6 +240,17 @@ async fn another_account_and_desktops_without_walls_are_refused() {
     let refused = check(&node);
     assert!(!refused.status.success());
     assert!(String::from_utf8_lossy(&refused.stderr).contains("only 'qvd standalone'"), "{refused:?}");
+
+    // What the database says counts as well.
+    node.configure("");
+    let none = ("vm.process.isolation".to_owned(), "none".to_owned());
+    node.db.config().set_all(&[none]).await.unwrap();
+    let refused = command(&node.file()).output().unwrap();
+    assert!(!refused.status.success());
+    assert!(
+        String::from_utf8_lossy(&refused.stderr).contains("'vm.process.isolation' is 'none'"),
+        "{refused:?}"
+    );
 }
 
 #[tokio::test]
