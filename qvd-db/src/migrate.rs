@@ -189,18 +189,28 @@ enum Standing {
 
 async fn standing(pools: &Pools, steps: &[Step]) -> Result<Standing> {
     const APPLIED: Sql = sql!("read the schema version":
-        "select version from _sqlx_migrations where success order by version");
+        "select version, checksum from _sqlx_migrations where success order by version");
     if !is_deployed(pools).await? {
         return Ok(Standing::Empty);
     }
     let applied = pools.read(&APPLIED, params![]).await?;
-    let applied = applied.iter().map(|row| row.get("version")).collect::<Result<Vec<i64>>>()?;
-    let wanted: Vec<i64> = steps.iter().map(|(version, ..)| *version).collect();
+    let applied: Vec<Applied> =
+        applied.iter().map(|row| Ok((row.get("version")?, row.get("checksum")?))).collect::<Result<_>>()?;
+    let wanted: Vec<Applied> = match pools {
+        Pools::Postgres(_) => migrator(steps, |(_, _, postgres, _)| postgres),
+        Pools::Sqlite { .. } => migrator(steps, |(_, _, _, sqlite)| sqlite),
+    }
+    .iter()
+    .map(|migration| (migration.version, migration.checksum.to_vec()))
+    .collect();
     Ok(compare(&applied, &wanted))
 }
 
-fn compare(applied: &[i64], wanted: &[i64]) -> Standing {
-    let last = |versions: &[i64]| versions.last().copied().unwrap_or_default();
+/// A migration's number and the checksum of its text.
+type Applied = (i64, Vec<u8>);
+
+fn compare(applied: &[Applied], wanted: &[Applied]) -> Standing {
+    let last = |steps: &[Applied]| steps.last().map(|(version, _)| *version).unwrap_or_default();
     let (has, wants) = (last(applied), last(wanted));
     if applied == wanted {
         Standing::Current
@@ -214,7 +224,8 @@ fn compare(applied: &[i64], wanted: &[i64]) -> Standing {
 fn foreign(has: i64, wants: i64) -> Error {
     Error::Schema {
         reason: format!(
-            "the database holds schema {has}, this program needs {wants} (install the same version everywhere)"
+            "the database holds schema {has} as another program has it, this program needs {wants} (install the same \
+             version everywhere)"
         ),
     }
 }
@@ -333,6 +344,10 @@ mod tests {
         assert_eq!(deploy_to(pools, both, false).await.unwrap_err().kind(), ErrorKind::Conflict);
         let older = deploy_to(pools, first, false).await.unwrap_err();
         assert_eq!(older.kind(), ErrorKind::Unsupported, "{older}");
+        let mut reworded = both.to_vec();
+        reworded[1] = (2, "second", "select 1", "select 1");
+        let changed = standing(pools, &reworded).await.unwrap();
+        assert_eq!(changed, Standing::Foreign { has: 2, wants: 2 }, "the same number, another text");
     }
 
     #[tokio::test]
@@ -358,12 +373,15 @@ mod tests {
 
     #[test]
     fn a_schema_is_ours_older_or_foreign() {
-        let ours = [1, 2, 3];
-        assert_eq!(compare(&[1, 2, 3], &ours), Standing::Current);
-        assert_eq!(compare(&[1, 2], &ours), Standing::Behind { has: 2, wants: 3 });
+        let steps = |versions: &[i64]| versions.iter().map(|v| (*v, vec![0])).collect::<Vec<Applied>>();
+        let ours = steps(&[1, 2, 3]);
+        assert_eq!(compare(&ours, &ours), Standing::Current);
+        assert_eq!(compare(&steps(&[1, 2]), &ours), Standing::Behind { has: 2, wants: 3 });
         assert_eq!(compare(&[], &ours), Standing::Behind { has: 0, wants: 3 });
-        for foreign in [&[1, 2, 3, 4][..], &[1, 3], &[7]] {
-            assert!(matches!(compare(foreign, &ours), Standing::Foreign { .. }), "{foreign:?}");
+        let mut changed = ours.clone();
+        changed[1].1 = vec![1];
+        for foreign in [steps(&[1, 2, 3, 4]), steps(&[1, 3]), steps(&[7]), changed] {
+            assert!(matches!(compare(&foreign, &ours), Standing::Foreign { .. }), "{foreign:?}");
         }
     }
 

@@ -1,4 +1,4 @@
-//! Why a virtual machine was placed where it was: the last thousand decisions.
+//! Why a virtual machine was placed where it was: the last thousand decisions, and up to a hundred more.
 
 use std::time::SystemTime;
 
@@ -7,6 +7,7 @@ use qvd_core::{HostId, VmId};
 
 use crate::db::{Db, transaction};
 use crate::error::Result;
+use crate::hosts::only;
 use crate::sql::{Sql, sql};
 use crate::value::params;
 
@@ -39,20 +40,23 @@ impl Db {
 }
 
 impl Placements<'_> {
-    /// Records a decision and drops the oldest beyond a thousand. `inputs` is a JSON text.
+    /// Records a decision; every hundredth drops the oldest beyond a thousand. `inputs` is a JSON text.
     ///
     /// # Errors
     ///
     /// [`Error::Away`](crate::Error::Away); callers go on without.
     pub async fn record(self, vm: VmId, plugin: &str, inputs: &str, chosen: Option<HostId>) -> Result<()> {
         const INSERT: Sql = sql!("record a placement":
-            "insert into placement_decisions (vm_id, plugin, inputs, host_id) values ($1, $2, $3" AS_JSON ", $4)");
+            "insert into placement_decisions (vm_id, plugin, inputs, host_id) values ($1, $2, $3" AS_JSON ", $4)
+             returning id");
         const TRIM: Sql = sql!("forget old placements":
             "delete from placement_decisions
              where id <= (select id from placement_decisions order by id desc limit 1 offset 1000)");
         transaction!(self.db, |tx| {
-            tx.rows(&INSERT, params![vm, plugin, inputs, chosen]).await?;
-            tx.rows(&TRIM, params![]).await?;
+            let id: i64 = only(tx.rows(&INSERT, params![vm, plugin, inputs, chosen]).await?)?.get("id")?;
+            if id % TRIM_EVERY == 0 {
+                tx.rows(&TRIM, params![]).await?;
+            }
             Ok(())
         })
     }
@@ -96,6 +100,9 @@ impl Placements<'_> {
             .collect()
     }
 }
+
+/// To look for the oldest costs more than the insert itself.
+const TRIM_EVERY: i64 = 100;
 
 /// The snapshot as the balancer saw it, and its order. Properties are left out: they are long, and can be looked up.
 fn inputs(hosts: &[HostSnapshot], ranked: &[HostId]) -> String {

@@ -88,7 +88,7 @@ macro_rules! raw {
         }
     )*};
 }
-raw!(i64, f64, bool, String);
+raw!(i64, f64, bool, String, Vec<u8>);
 
 impl Raw for Uuid {
     fn postgres(row: &sqlx::postgres::PgRow, name: &str) -> sqlx::Result<Option<Self>> {

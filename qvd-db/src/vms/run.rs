@@ -128,19 +128,6 @@ impl Vms<'_> {
         self.outcome(id, accepted).await
     }
 
-    /// Accepts a stop: the command is gone, the state moves when the daemon says so.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Away`].
-    pub async fn accept_stop(self, id: VmId, host: HostId, run: RunId) -> Result<Guard<VmRuntime>> {
-        const ACCEPT: Sql = sql!("accept a stop":
-            "update vm_runtimes set vm_cmd = null, vm_cmd_ts = null, vm_cmd_by = null, version = version + 1
-             where vm_id = $1 and host_id = $2 and run_id = $3 and vm_cmd = 'stop' returning " RUNTIME);
-        let rows = self.db.write(&ACCEPT, params![id, host, run]).await?;
-        self.outcome(id, rows.first().map(runtime).transpose()?).await
-    }
-
     /// Saves a state, with its phase. A stop order that waits is satisfied by a move to `stopping` or `zombie`.
     /// Tells those who wait.
     ///

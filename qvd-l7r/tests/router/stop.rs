@@ -27,7 +27,6 @@ async fn row_76_80_a_running_machine_is_stopped_and_the_connection_serves_on() {
     let mut client = world.client().await;
     client.send(stop_request(&world)).await;
     eventually("the order", async || world.row().await.vm_cmd == Some(VmCommand::Stop)).await;
-    let _ = world.db.vms().accept_stop(world.vm, world.host, run).await.unwrap();
     world.now(run, VmState::Stopping).await;
     world.now_stopped(run).await;
     let (texts, head) = client.progress().await;

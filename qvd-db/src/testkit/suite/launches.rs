@@ -161,8 +161,6 @@ async fn a_stop_is_ordered_only_of_what_lives(site: Site) {
     assert!(vms.order_stop(world.vm).await.unwrap().is_updated(), "ordered twice is ordered");
     let pending = vms.pending(world.host, world.incarnation).await.unwrap();
     assert_eq!(pending, [Pending { vm_id: world.vm, run_id: run, command: VmCommand::Stop }]);
-    assert!(vms.accept_stop(world.vm, world.host, run).await.unwrap().is_updated());
-    assert!(!vms.accept_stop(world.vm, world.host, run).await.unwrap().is_updated());
     for state in [VmState::Stopping, VmState::Zombie] {
         assert!(vms.set_state(world.vm, world.host, run, state, None).await.unwrap().is_updated());
         assert!(matches!(vms.order_stop(world.vm).await.unwrap(), Guard::Unchanged(_)), "{state}");
