@@ -76,12 +76,13 @@ async fn placement_decisions_are_kept_in_a_ring(site: Site) {
     assert!(read[0].inputs.contains('2'));
     // The ring holds a thousand and what came since the last trim, whoever they are about.
     site.db.write(&FILL, params![world.vm]).await.unwrap();
+    let drivers = ["process".to_owned()];
     let published = site.db.hosts().publish_capacity(
         world.host,
         world.incarnation,
         Mebibytes(4096),
         8000.5,
-        &["process".to_owned()],
+        &drivers,
         Some("process"),
     );
     assert!(published.await.unwrap().is_updated());
