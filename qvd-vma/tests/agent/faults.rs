@@ -246,3 +246,52 @@ async fn an_agent_that_did_not_take_a_demanded_guard_is_not_used() {
     assert!(told.contains("vma.nxagent.guard = 1"), "{told}");
     machine.wait_state(XState::Stopped).await;
 }
+
+/// nxagent says that it waits a moment before it does, and does not see a signal that comes in between until another
+/// one comes. Here that moment is long.
+#[tokio::test]
+async fn a_signal_that_the_agent_does_not_see_costs_no_desktop() {
+    if !have(&NX) || !have(&["cc"]) {
+        return;
+    }
+    let screen = Screen::start().await;
+    let setup = Setup::new();
+    let (source, library) = (setup.path("slow.c"), setup.path("slow.so"));
+    std::fs::write(&source, SLOW_WAIT).unwrap();
+    let mut compile = std::process::Command::new("cc");
+    compile.args(["-shared", "-fPIC", "-o"]).arg(&library).arg(&source).arg("-ldl");
+    assert!(compile.status().unwrap().success());
+    let preload = format!("env LD_PRELOAD={} nxagent", library.display());
+    let machine = setup.set("command.nxagent", &preload).start().await;
+    machine.listen().await;
+    let mut viewer = screen.view(&machine.socket());
+    machine.wait_state(XState::Connected).await;
+    let inside = machine.inside_pid().await;
+    viewer.kill();
+    machine.wait_state(XState::Suspended).await;
+    // Called off: put back to sleep the moment it waits.
+    machine.ask().await;
+    machine.vma.x_suspend().await.unwrap();
+    machine.wait_state(XState::Suspended).await;
+    assert!(runs(inside), "{:?}", machine.failure().await);
+    // Ended the moment it waits: also for that it is woken, not waited for and killed.
+    machine.ask().await;
+    machine.wait_state(XState::Listening).await;
+    machine.vma.x_stop().await.unwrap();
+    machine.wait_state(XState::Stopped).await;
+    assert!(machine.agent_log().contains("Session: Session terminated"), "{}", machine.agent_log());
+}
+
+/// Stretches the moment between nxagent's word that it waits for a client and the wait, which is for 20 s at a time.
+const SLOW_WAIT: &str = "\
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <sys/select.h>
+#include <time.h>
+int select(int count, fd_set *r, fd_set *w, fd_set *e, struct timeval *limit) {
+  int (*next)(int, fd_set *, fd_set *, fd_set *, struct timeval *) = dlsym(RTLD_NEXT, \"select\");
+  struct timespec moment = {0, 300000000};
+  if (limit && limit->tv_sec == 20 && limit->tv_usec == 0) nanosleep(&moment, 0);
+  return next(count, r, w, e, limit);
+}
+";

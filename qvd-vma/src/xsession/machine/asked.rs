@@ -25,7 +25,7 @@ impl Machine {
                 vec![Action::AnswerStart(StartAnswer::Refused(XState::Starting))]
             }
             Phase::Connected => {
-                let mut actions = self.hup_unless_outstanding(now);
+                let mut actions = self.hup_a_connected_agent(now);
                 actions.push(Action::AnswerStart(StartAnswer::SuspendingFirst));
                 actions
             }
@@ -44,7 +44,7 @@ impl Machine {
     pub(super) fn suspend_asked(&mut self, now: Instant) -> Vec<Action> {
         match self.phase {
             Phase::Connected => {
-                let mut actions = self.hup_unless_outstanding(now);
+                let mut actions = self.hup_a_connected_agent(now);
                 actions.push(Action::AnswerSuspend(true));
                 actions
             }
@@ -87,7 +87,7 @@ impl Machine {
 
     /// The resume is called off: at once when the agent knows nothing of it, else as soon as it waits.
     fn stop_waking(&mut self) -> Vec<Action> {
-        if self.sleep != Sleep::Asleep || self.hup_sent.is_some() {
+        if self.sleep != Sleep::Asleep || self.unanswered.is_some() {
             self.unwanted = true;
             return vec![Action::AnswerSuspend(true)];
         }
@@ -137,11 +137,10 @@ impl Machine {
             Phase::Reconsulting => {
                 self.unwanted = false;
                 self.hook_started = false;
-                self.hup_sent = None;
+                self.unanswered = None;
                 match self.sleep {
                     Sleep::Asleep | Sleep::Rising => {
-                        self.enter(Phase::Waking, None);
-                        self.wake_until = Some(now + self.limits.initiating);
+                        self.enter_limited(Phase::Waking, now, self.limits.initiating);
                         self.wake(now)
                     }
                     Sleep::Waiting => {
@@ -198,7 +197,7 @@ impl Machine {
             Sleep::Rising => self.woken_unasked(now),
             Sleep::Waiting => {
                 self.woken_unasked(now);
-                return self.hup_unless_outstanding(now);
+                return self.hup_a_waiting_agent(now);
             }
         }
         Vec::new()
@@ -225,7 +224,7 @@ impl Machine {
         if self.unwanted {
             return self.terminate(now, StartAnswer::Failed);
         }
-        self.hup_sent = None;
+        self.unanswered = None;
         self.failed_wakes = 0;
         self.enter(Phase::Listening, Some(now + self.limits.listening));
         Vec::new()

@@ -30,8 +30,12 @@
 //!
 //! SIGTERM ends the agent unless it waits after a resume: then it ends that wait, and a second one is due when the
 //! agent is suspended again.
+//!
+//! Signals get lost: nxagent looks for them when its `select` is interrupted, so that one that comes just before a
+//! `select` lies there until something else wakes the agent; the wait for a client sleeps 20 s at a time. Whatever
+//! is not answered by a word is sent again. Two that the agent has not yet acted upon are one to it.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use qvd_core::state::XState;
 
@@ -49,14 +53,14 @@ pub struct Machine {
     limits: Limits,
     phase: Phase,
     deadline: Option<Instant>,
-    /// Time of a HUP that no line of the agent has answered yet.
-    hup_sent: Option<Instant>,
+    /// When an agent that is told to sleep, to wake or to end is given up.
+    give_up_at: Option<Instant>,
+    /// The last signal, while no line of the agent has answered it.
+    unanswered: Option<Sent>,
     /// What the agent does while the phase is suspended-like or waking.
     sleep: Sleep,
     /// When the agent became suspended.
     suspended_at: Option<Instant>,
-    /// When waking is given up.
-    wake_until: Option<Instant>,
     /// Resumes in a row that the agent did not react to.
     failed_wakes: u32,
     /// A caller of `StartAsked` has no answer yet.
@@ -68,6 +72,14 @@ pub struct Machine {
     unwanted: bool,
     /// A client of the wait that the phase is has been accepted.
     accepted: bool,
+}
+
+/// A signal that was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Sent {
+    at: Instant,
+    /// How often in a row.
+    times: u32,
 }
 
 /// Whether a suspended agent sleeps.
@@ -85,10 +97,10 @@ impl Machine {
             limits,
             phase: Phase::Stopped,
             deadline: None,
-            hup_sent: None,
+            give_up_at: None,
+            unanswered: None,
             sleep: Sleep::Asleep,
             suspended_at: None,
-            wake_until: None,
             failed_wakes: 0,
             start_pending: false,
             hook_started: false,
@@ -195,22 +207,72 @@ impl Machine {
                 actions.extend(self.back_to_sleep(now));
                 actions
             }
-            Phase::Suspending | Phase::WokenUnasked => self.give_up(now),
+            Phase::Connected => self.suspend_again(now),
+            Phase::Suspending | Phase::WokenUnasked if self.is_over(now) => self.give_up(now),
+            Phase::Suspending | Phase::WokenUnasked => self.send_again(Action::Hup, now),
             Phase::Waking => self.wake(now),
-            Phase::Stopping => {
-                self.deadline = Some(now + self.limits.stopping);
+            Phase::Stopping if self.is_over(now) => {
+                self.unanswered = None;
+                self.limit(now, self.limits.stopping);
                 vec![Action::Kill]
             }
+            Phase::Stopping => self.send_again(Action::Term, now),
             Phase::Stopped
             | Phase::Consulting
             | Phase::Provisioning
-            | Phase::Connected
             | Phase::Suspended
             | Phase::Reconsulting => {
                 self.deadline = None;
                 Vec::new()
             }
         }
+    }
+
+    /// Somebody still looks at a desktop that is to be suspended. One whose agent stays deaf is left to them; the
+    /// next caller tries again.
+    fn suspend_again(&mut self, now: Instant) -> Vec<Action> {
+        self.deadline = None;
+        match self.unanswered {
+            Some(sent) if sent.times < DEAF_AFTER => {
+                self.sent(now);
+                self.deadline = Some(now + self.limits.patience);
+                vec![Action::Hup]
+            }
+            Some(_) | None => Vec::new(),
+        }
+    }
+
+    /// Whether this phase has taken all the time that it has.
+    fn is_over(&self, now: Instant) -> bool {
+        self.give_up_at.is_none_or(|at| now >= at)
+    }
+
+    /// Gives the phase so long, from now on.
+    fn limit(&mut self, now: Instant, limit: Duration) {
+        self.give_up_at = Some(now + limit);
+        self.deadline = self.give_up_at;
+    }
+
+    /// Sends the signal again if it was due, and says when the next is.
+    fn send_again(&mut self, signal: Action, now: Instant) -> Vec<Action> {
+        let mut actions = Vec::new();
+        if self.unanswered.is_some_and(|sent| now >= sent.at + self.limits.retry) {
+            self.sent(now);
+            actions.push(signal);
+        }
+        self.await_answer();
+        actions
+    }
+
+    /// The next move is a repeated signal where one is unanswered, else giving up.
+    fn await_answer(&mut self) {
+        let again = self.unanswered.map(|sent| sent.at + self.limits.retry);
+        self.deadline = [again, self.give_up_at].into_iter().flatten().min();
+    }
+
+    fn sent(&mut self, now: Instant) {
+        let times = self.unanswered.map_or(0, |sent| sent.times);
+        self.unanswered = Some(Sent { at: now, times: times.saturating_add(1) });
     }
 
     /// Why a wait for a client was in vain.
@@ -221,8 +283,7 @@ impl Machine {
 
     /// One move of waking the agent: HUP when due, again when nothing followed, the end when it stays deaf.
     fn wake(&mut self, now: Instant) -> Vec<Action> {
-        let until = self.wake_until.unwrap_or(now);
-        if now >= until {
+        if self.is_over(now) {
             self.failed_wakes += 1;
             if self.failed_wakes >= DEAF_AFTER {
                 return self.give_up(now);
@@ -236,19 +297,19 @@ impl Machine {
             return actions;
         }
         if self.sleep != Sleep::Asleep {
-            self.deadline = Some(until);
+            self.deadline = self.give_up_at;
             return self.start_connect_hook();
         }
-        let due = match self.hup_sent {
-            Some(sent) => sent + self.limits.retry,
+        let due = match self.unanswered {
+            Some(sent) => sent.at + self.limits.retry,
             None => self.suspended_at.map_or(now, |at| at + self.limits.settle),
         };
         if now < due {
-            self.deadline = Some(due.min(until));
+            self.deadline = self.give_up_at.map(|at| at.min(due));
             return Vec::new();
         }
-        self.hup_sent = Some(now);
-        self.deadline = Some((now + self.limits.retry).min(until));
+        self.sent(now);
+        self.await_answer();
         let mut actions = vec![Action::Hup];
         actions.extend(self.start_connect_hook());
         actions
@@ -263,20 +324,31 @@ impl Machine {
 
     /// Suspends an agent that waits after a resume.
     fn back_to_sleep(&mut self, now: Instant) -> Vec<Action> {
-        self.enter(Phase::Suspending, Some(now + self.limits.suspending));
-        self.hup_unless_outstanding(now)
+        self.enter_limited(Phase::Suspending, now, self.limits.suspending);
+        self.hup_a_waiting_agent(now)
     }
 
     fn woken_unasked(&mut self, now: Instant) {
-        self.enter(Phase::WokenUnasked, Some(now + self.limits.suspending));
+        self.enter_limited(Phase::WokenUnasked, now, self.limits.suspending);
     }
 
-    /// HUP, unless one may still be on its way.
-    fn hup_unless_outstanding(&mut self, now: Instant) -> Vec<Action> {
-        if self.hup_sent.is_some_and(|sent| now < sent + self.limits.patience) {
+    /// HUP, unless one may still be on its way; until it is answered.
+    fn hup_a_waiting_agent(&mut self, now: Instant) -> Vec<Action> {
+        if self.unanswered.is_none() {
+            self.sent(now);
+            self.await_answer();
+            return vec![Action::Hup];
+        }
+        self.send_again(Action::Hup, now)
+    }
+
+    /// HUP to an agent that somebody looks at, unless one may still be on its way: it may be busy.
+    fn hup_a_connected_agent(&mut self, now: Instant) -> Vec<Action> {
+        if self.unanswered.is_some_and(|sent| now < sent.at + self.limits.patience) {
             return Vec::new();
         }
-        self.hup_sent = Some(now);
+        self.unanswered = Some(Sent { at: now, times: 1 });
+        self.deadline = Some(now + self.limits.patience);
         vec![Action::Hup]
     }
 
@@ -290,6 +362,8 @@ impl Machine {
     fn terminate(&mut self, now: Instant, answer: StartAnswer) -> Vec<Action> {
         let mut actions = vec![Action::Term];
         actions.extend(self.stopping(now, answer));
+        self.sent(now);
+        self.await_answer();
         actions
     }
 
@@ -299,7 +373,8 @@ impl Machine {
             actions.push(Action::CancelEffect);
         }
         actions.extend(self.answer_start(answer));
-        self.enter(Phase::Stopping, Some(now + self.limits.stopping));
+        self.unanswered = None;
+        self.enter_limited(Phase::Stopping, now, self.limits.stopping);
         actions
     }
 
@@ -313,13 +388,19 @@ impl Machine {
         self.accepted = false;
     }
 
+    fn enter_limited(&mut self, phase: Phase, now: Instant, limit: Duration) {
+        self.enter(phase, None);
+        self.limit(now, limit);
+    }
+
     /// Back to nothing; only the question whether a caller waits is not touched.
     fn rest(&mut self) {
         *self = Self { start_pending: self.start_pending, ..Self::new(self.limits) };
     }
 }
 
-/// An agent that did not react to so many resumes in a row is ended, so that a new desktop can be had.
+/// An agent that did not react to so many resumes in a row is ended, so that a new desktop can be had; one that is
+/// looked at gets so many signals for one suspend.
 const DEAF_AFTER: u32 = 3;
 
 #[cfg(test)]

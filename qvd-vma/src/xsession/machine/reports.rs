@@ -27,7 +27,7 @@ impl Machine {
             Phase::Waking if self.unwanted => self.back_to_sleep_from_wait(now),
             Phase::Waking => {
                 self.failed_wakes = 0;
-                self.hup_sent = None;
+                self.unanswered = None;
                 self.sleep = Sleep::Waiting;
                 self.enter(Phase::ListeningAgain, Some(now + self.limits.listening));
                 self.start_connect_hook()
@@ -52,7 +52,7 @@ impl Machine {
 
     /// The wait proves that every HUP so far was acted upon.
     fn back_to_sleep_from_wait(&mut self, now: Instant) -> Vec<Action> {
-        self.hup_sent = None;
+        self.unanswered = None;
         self.back_to_sleep(now)
     }
 
@@ -90,17 +90,18 @@ impl Machine {
     fn reported_resuming(&mut self, now: Instant) -> Vec<Action> {
         match self.phase {
             Phase::Waking => {
-                self.hup_sent = None;
+                self.unanswered = None;
                 self.sleep = Sleep::Rising;
-                self.deadline = self.wake_until;
+                self.deadline = self.give_up_at;
                 self.start_connect_hook()
             }
             Phase::Reconsulting => {
+                self.unanswered = None;
                 self.sleep = Sleep::Rising;
                 Vec::new()
             }
             Phase::Suspended | Phase::Suspending => {
-                self.hup_sent = None;
+                self.unanswered = None;
                 self.woken_unasked(now);
                 Vec::new()
             }
@@ -148,10 +149,13 @@ impl Machine {
     fn reported_suspending(&mut self, now: Instant) -> Vec<Action> {
         match self.phase {
             Phase::Listening | Phase::Connected | Phase::ListeningAgain | Phase::WokenUnasked => {
-                self.hup_sent = None;
-                self.enter(Phase::Suspending, Some(now + self.limits.suspending));
+                self.unanswered = None;
+                self.enter_limited(Phase::Suspending, now, self.limits.suspending);
             }
-            Phase::Suspending => self.hup_sent = None,
+            Phase::Suspending => {
+                self.unanswered = None;
+                self.deadline = self.give_up_at;
+            }
             Phase::Stopped
             | Phase::Consulting
             | Phase::Preparing
@@ -191,7 +195,11 @@ impl Machine {
                 self.wake(now)
             }
             // An agent that waits after a resume gives up that wait for a TERM, and nothing more.
-            Phase::Stopping => vec![Action::Term],
+            Phase::Stopping => {
+                self.sent(now);
+                self.await_answer();
+                vec![Action::Term]
+            }
             Phase::Stopped
             | Phase::Consulting
             | Phase::Preparing
@@ -201,7 +209,7 @@ impl Machine {
     }
 
     fn fell_asleep(&mut self, now: Instant) {
-        self.hup_sent = None;
+        self.unanswered = None;
         self.sleep = Sleep::Asleep;
         self.suspended_at = Some(now);
     }
@@ -221,12 +229,16 @@ impl Machine {
                 actions.extend(self.stopping(now, StartAnswer::Failed));
                 actions
             }
+            Phase::Stopping => {
+                self.unanswered = None;
+                self.deadline = self.give_up_at;
+                Vec::new()
+            }
             Phase::Stopped
             | Phase::Consulting
             | Phase::Preparing
             | Phase::Provisioning
-            | Phase::Launching
-            | Phase::Stopping => Vec::new(),
+            | Phase::Launching => Vec::new(),
         }
     }
 }

@@ -50,13 +50,13 @@ fn in_phase(phase: Phase, origin: Instant) -> (Machine, Instant) {
         Phase::Suspending | Phase::WokenUnasked => after(limits.suspending),
         Phase::Stopping => after(limits.stopping),
         Phase::Waking => {
-            machine.wake_until = after(limits.initiating);
-            machine.hup_sent = Some(origin);
+            machine.unanswered = Some(Sent { at: origin, times: 1 });
             machine.hook_started = true;
             machine.failed_wakes = DEAF_AFTER - 1;
             after(limits.initiating)
         }
     };
+    machine.give_up_at = machine.deadline;
     let now = machine.deadline.unwrap_or(origin + limits.stopping);
     (machine, now)
 }
@@ -459,6 +459,99 @@ fn a_lost_suspending_hup_can_be_sent_again_later() {
     assert_eq!(script.at(0, Event::StartAsked), "hup suspending-first");
     assert_eq!(script.at(4999, Event::StartAsked), "suspending-first");
     assert_eq!(script.at(5000, Event::StartAsked), "hup suspending-first");
+}
+
+#[test]
+fn a_suspending_hup_that_a_connected_agent_does_not_answer_is_sent_again_a_few_times() {
+    let mut script = Script::new();
+    for event in [Event::StartAsked, Event::Consulted, Event::LaunchBegan, Event::Launched] {
+        script.at(0, event);
+    }
+    script.at(0, Event::Output(Report::Started));
+    assert_eq!(script.at(0, Event::SuspendAsked), "hup suspend:true");
+    for again in 1..u64::from(DEAF_AFTER) {
+        assert_eq!(script.deadline(), 5000 * again);
+        assert_eq!(script.at(5000 * again, Event::Deadline), "hup");
+    }
+    assert_eq!(script.at(15_000, Event::Deadline), "");
+    assert_eq!(script.machine.deadline(), None, "it is left to whoever looks at it");
+    assert_eq!(script.machine.phase(), Phase::Connected);
+    assert_eq!(script.at(16_000, Event::SuspendAsked), "hup suspend:true");
+    script.at(16_001, Event::Output(Report::Suspending));
+    assert_eq!(script.at(16_010, Event::Output(Report::Suspended)), "publish:suspended");
+}
+
+/// The agent had said that it waits and did not yet.
+#[test]
+fn a_hup_that_comes_just_before_the_wait_is_sent_again_until_it_is_answered() {
+    let mut script = Script::suspended();
+    for event in [Event::StartAsked, Event::Consulted, Event::Output(Report::Resuming)] {
+        script.at(5000, event);
+    }
+    assert_eq!(script.at(5001, Event::SuspendAsked), "suspend:true");
+    assert_eq!(script.at(5010, Event::Output(Report::Waiting)), "publish:suspending hup");
+    assert_eq!(script.deadline(), 6010);
+    assert_eq!(script.at(6010, Event::Deadline), "hup");
+    assert_eq!(script.at(7010, Event::Deadline), "hup");
+    script.at(7011, Event::Output(Report::Suspending));
+    // Once it reacts it is left alone, and has the time that it takes.
+    assert_eq!(script.deadline(), 25_010);
+    assert_eq!(script.at(24_000, Event::Deadline), "");
+    assert_eq!(script.at(24_500, Event::Output(Report::Suspended)), "publish:suspended");
+    assert_eq!(script.machine.deadline(), None);
+}
+
+#[test]
+fn one_hup_too_many_wakes_the_agent_and_does_no_harm() {
+    let mut script = Script::suspended();
+    for event in [Event::StartAsked, Event::Consulted, Event::Output(Report::Resuming)] {
+        script.at(5000, event);
+    }
+    script.at(5001, Event::SuspendAsked);
+    script.at(5010, Event::Output(Report::Waiting));
+    // It was only slow.
+    assert_eq!(script.at(6010, Event::Deadline), "hup");
+    script.at(6020, Event::Output(Report::Suspending));
+    script.at(6030, Event::Output(Report::Suspended));
+    script.at(6040, Event::Output(Report::Resuming));
+    assert_eq!(script.at(6050, Event::Output(Report::Waiting)), "hup");
+    assert_eq!(script.at(6060, Event::Output(Report::Suspended)), "publish:suspended");
+}
+
+#[test]
+fn an_agent_that_answers_no_hup_is_ended_in_the_end() {
+    let mut script = Script::suspended();
+    for event in [Event::StartAsked, Event::Consulted, Event::Output(Report::Resuming)] {
+        script.at(5000, event);
+    }
+    assert_eq!(script.at(5001, Event::ConnectHookPassed), "started");
+    script.at(5001, Event::SuspendAsked);
+    script.at(5010, Event::Output(Report::Waiting));
+    let mut hups = 0;
+    let end = loop {
+        let at = script.deadline();
+        match script.at(at, Event::Deadline).as_str() {
+            "hup" => hups += 1,
+            other => break (at, other.to_owned()),
+        }
+    };
+    assert_eq!(end, (25_010, "publish:stopping timed-out term".to_owned()));
+    assert_eq!(hups, 19);
+}
+
+#[test]
+fn a_term_is_sent_again_until_it_is_answered() {
+    let mut script = Script::suspended();
+    assert_eq!(script.at(5000, Event::StopAsked), "publish:stopping term stop:true");
+    assert_eq!(script.deadline(), 6000);
+    assert_eq!(script.at(6000, Event::Deadline), "term");
+    assert_eq!(script.at(6010, Event::Output(Report::Suspended)), "term");
+    assert_eq!(script.at(7010, Event::Deadline), "term");
+    script.at(7020, Event::Output(Report::Terminating));
+    assert_eq!(script.deadline(), 25_000);
+    assert_eq!(script.at(25_000, Event::Deadline), "kill");
+    assert_eq!(script.deadline(), 45_000);
+    assert_eq!(script.at(45_000, Event::Deadline), "kill");
 }
 
 #[test]

@@ -24,9 +24,9 @@ pub struct Limits {
     pub stopping: Duration,
     /// After a suspend, before the agent may be woken: an earlier HUP can get lost.
     pub settle: Duration,
-    /// A resuming HUP without any reaction is sent again after this time.
+    /// A signal without any reaction is sent again after this time.
     pub retry: Duration,
-    /// A suspending HUP without any reaction counts as lost after this time.
+    /// The same for an agent that somebody looks at: it may be busy.
     pub patience: Duration,
 }
 
