@@ -59,6 +59,13 @@ pub enum Moment {
     Offset(Break),
 }
 
+impl Moment {
+    /// Whether it is a byte of the link.
+    pub(super) fn is_byte(&self) -> bool {
+        matches!(self, Self::Offset(Break::Up(_) | Break::Down(_)))
+    }
+}
+
 impl fmt::Display for Moment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

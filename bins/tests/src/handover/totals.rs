@@ -27,6 +27,8 @@ pub struct Totals {
     pub times: Timing,
     /// Cuts at bytes.
     pub bytes: Timing,
+    /// Cuts at bytes that did not come and were waited for in another hand-over; not part of [`bytes`](Self::bytes).
+    pub again: usize,
     /// Agents that were looked at and ran with the library that keeps them alive.
     pub guarded: usize,
     /// Agents that were looked at and ran without it.
@@ -106,13 +108,17 @@ impl Totals {
             format!("agents looked at: {} with the guard, {} without", self.guarded, self.bare),
         ];
         facts.extend(self.crashes.iter().map(|(crash, count)| format!("agent crash: {crash}: {count}")));
+        if self.again > 0 {
+            facts.push(format!("made again because the byte did not come: {}", self.again));
+        }
         if self.repeated > 0 {
             facts.push(format!("took more than one client: {}", self.repeated));
         }
         facts
     }
 
-    pub(super) fn add(&mut self, cut: &Cut, outcome: &Outcome) {
+    /// Adds what came of a cut; `again` when it missed its moment and is to be made again.
+    pub(super) fn add(&mut self, cut: &Cut, outcome: &Outcome, again: bool) {
         self.cuts += 1;
         match outcome.desktop {
             Fate::Kept | Fate::Fresh => self.kept += 1,
@@ -123,7 +129,11 @@ impl Totals {
             Moment::Offset(Break::After(_)) => &mut self.times,
             Moment::Offset(Break::Up(_) | Break::Down(_)) => &mut self.bytes,
         };
-        timing.count(outcome.reached);
+        if again {
+            self.again += 1;
+        } else {
+            timing.count(outcome.reached);
+        }
         self.repeated += usize::from(outcome.clients > 1);
         for crash in &outcome.crashes {
             *self.crashes.entry(crash.clone()).or_default() += 1;
@@ -136,7 +146,7 @@ impl Totals {
     }
 
     pub(super) fn merge(&mut self, other: Self) {
-        let Self { cuts, kept, lost, repeated, crashes, steps, times, bytes, guarded, bare } = other;
+        let Self { cuts, kept, lost, repeated, crashes, steps, times, bytes, again, guarded, bare } = other;
         self.cuts += cuts;
         self.kept += kept;
         self.lost += lost;
@@ -149,6 +159,7 @@ impl Totals {
         }
         self.times.merge(times);
         self.bytes.merge(bytes);
+        self.again += again;
         self.guarded += guarded;
         self.bare += bare;
     }
@@ -174,23 +185,27 @@ mod tests {
     fn cuts_that_missed_their_moment_are_told_apart_by_what_the_moment_was() {
         let step = |source| cut(Moment::Step(Step { source, text: "said".to_owned() }));
         let (mut totals, mut others) = (Totals::default(), Totals::default());
-        totals.add(&step(Source::Call), &outcome(Fate::Kept, Reached::Late));
-        totals.add(&step(Source::Node), &outcome(Fate::Fresh, Reached::InTime));
-        others.add(&step(Source::Call), &outcome(Fate::Kept, Reached::InTime));
-        others.add(&cut(Moment::Offset(Break::Up(7))), &outcome(Fate::Lost(String::new()), Reached::InTime));
+        totals.add(&step(Source::Call), &outcome(Fate::Kept, Reached::Late), false);
+        totals.add(&step(Source::Node), &outcome(Fate::Fresh, Reached::InTime), false);
+        others.add(&step(Source::Call), &outcome(Fate::Kept, Reached::InTime), false);
+        let byte = cut(Moment::Offset(Break::Up(7)));
+        others.add(&byte, &outcome(Fate::Kept, Reached::Late), true);
+        others.add(&byte, &outcome(Fate::Lost(String::new()), Reached::InTime), false);
         others.add(
             &cut(Moment::Offset(Break::After(Duration::ZERO))),
             &outcome(Fate::Kept, Reached::ClientEnded),
+            false,
         );
         others.count_agent(true);
         totals.merge(others);
-        assert_eq!(totals.to_string(), "cuts=5 kept=4 lost=1 agent_crashes=0");
+        assert_eq!(totals.to_string(), "cuts=6 kept=5 lost=1 agent_crashes=0");
         assert_eq!(
             totals.facts(),
             [
                 "cuts at steps: call 2 (late=1 ended=0), node 1 (late=0 ended=0); at times: 1 (late=0 ended=1); \
                  at bytes: 1 (late=0 ended=0)",
                 "agents looked at: 1 with the guard, 0 without",
+                "made again because the byte did not come: 1",
             ]
         );
         assert_eq!(totals.all_steps(), Timing { in_time: 2, late: 1, ended: 0 });
