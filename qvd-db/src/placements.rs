@@ -2,17 +2,18 @@
 
 use std::time::SystemTime;
 
-use qvd_core::balance::HostSnapshot;
+use qvd_core::balance::Decision;
 use qvd_core::{HostId, VmId};
 
 use crate::db::{Db, transaction};
 use crate::error::Result;
 use crate::hosts::only;
+use crate::row::Row;
 use crate::sql::{Sql, sql};
 use crate::value::params;
 
 /// One decision of a load balancer.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Placement {
     /// When, by the database's clock.
     pub at: SystemTime,
@@ -20,9 +21,9 @@ pub struct Placement {
     pub vm_id: VmId,
     /// Name of the balancer.
     pub plugin: String,
-    /// What it knew, a JSON text.
-    pub inputs: String,
-    /// What it chose; none when no host suited.
+    /// What it knew and answered; none when that was written by another version.
+    pub decision: Option<Decision>,
+    /// The host that took the virtual machine; none when none did.
     pub host_id: Option<HostId>,
 }
 
@@ -40,20 +41,28 @@ impl Db {
 }
 
 impl Placements<'_> {
-    /// Records a decision; every hundredth drops the oldest beyond a thousand. `inputs` is a JSON text.
+    /// Records what a balancer decided, and which host took the virtual machine; every hundredth drops the oldest
+    /// beyond a thousand.
     ///
     /// # Errors
     ///
     /// [`Error::Away`](crate::Error::Away); callers go on without.
-    pub async fn record(self, vm: VmId, plugin: &str, inputs: &str, chosen: Option<HostId>) -> Result<()> {
+    pub async fn record(
+        self,
+        vm: VmId,
+        plugin: &str,
+        decision: &Decision,
+        chosen: Option<HostId>,
+    ) -> Result<()> {
         const INSERT: Sql = sql!("record a placement":
             "insert into placement_decisions (vm_id, plugin, inputs, host_id) values ($1, $2, $3" AS_JSON ", $4)
              returning id");
         const TRIM: Sql = sql!("forget old placements":
             "delete from placement_decisions
              where id <= (select id from placement_decisions order by id desc limit 1 offset 1000)");
+        let inputs = decision.to_json();
         transaction!(self.db, |tx| {
-            let id: i64 = only(tx.rows(&INSERT, params![vm, plugin, inputs, chosen]).await?)?.get("id")?;
+            let id: i64 = only(tx.rows(&INSERT, params![vm, plugin, &inputs, chosen]).await?)?.get("id")?;
             if id % TRIM_EVERY == 0 {
                 tx.rows(&TRIM, params![]).await?;
             }
@@ -61,20 +70,17 @@ impl Placements<'_> {
         })
     }
 
-    /// Records what a balancer was asked and answered, and which host took the virtual machine.
+    /// The latest decisions, latest first.
     ///
     /// # Errors
     ///
-    /// As [`Placements::record`].
-    pub async fn record_choice(
-        self,
-        vm: VmId,
-        plugin: &str,
-        hosts: &[HostSnapshot],
-        ranked: &[HostId],
-        chosen: Option<HostId>,
-    ) -> Result<()> {
-        self.record(vm, plugin, &inputs(hosts, ranked), chosen).await
+    /// [`Error::Away`](crate::Error::Away).
+    pub async fn latest(self, limit: u32) -> Result<Vec<Placement>> {
+        const LATEST: Sql = sql!("read placements":
+            "select at, vm_id, plugin, inputs" JSON_TEXT " as inputs, host_id
+             from placement_decisions order by id desc limit $1");
+        let rows = self.db.read(&LATEST, params![limit]).await?;
+        rows.iter().map(placement).collect()
     }
 
     /// The latest decisions about a virtual machine, latest first.
@@ -87,34 +93,21 @@ impl Placements<'_> {
             "select at, vm_id, plugin, inputs" JSON_TEXT " as inputs, host_id
              from placement_decisions where vm_id = $1 order by id desc limit $2");
         let rows = self.db.read(&OF_VM, params![vm, limit]).await?;
-        rows.iter()
-            .map(|row| {
-                Ok(Placement {
-                    at: row.get("at")?,
-                    vm_id: row.get("vm_id")?,
-                    plugin: row.get("plugin")?,
-                    inputs: row.get("inputs")?,
-                    host_id: row.find("host_id")?,
-                })
-            })
-            .collect()
+        rows.iter().map(placement).collect()
     }
 }
 
 /// To look for the oldest costs more than the insert itself.
 const TRIM_EVERY: i64 = 100;
 
-/// The snapshot as the balancer saw it, and its order. Properties are left out: they are long, and can be looked up.
-fn inputs(hosts: &[HostSnapshot], ranked: &[HostId]) -> String {
-    let hosts: Vec<_> = hosts
-        .iter()
-        .map(|host| {
-            serde_json::json!({
-                "id": host.id.get(), "name": host.name, "usable_ram_mib": host.usable_ram_mib,
-                "usable_cpu": host.usable_cpu, "vms": host.vms,
-            })
-        })
-        .collect();
-    let ranked: Vec<i64> = ranked.iter().map(|id| id.get()).collect();
-    serde_json::json!({ "hosts": hosts, "ranked": ranked }).to_string()
+fn placement(row: &Row) -> Result<Placement> {
+    let inputs: String = row.get("inputs")?;
+    Ok(Placement {
+        at: row.get("at")?,
+        vm_id: row.get("vm_id")?,
+        plugin: row.get("plugin")?,
+        // A later version may write down other things.
+        decision: Decision::from_json(&inputs).ok(),
+        host_id: row.find("host_id")?,
+    })
 }

@@ -17,7 +17,6 @@
 //! | [`Router`], [`BoundRouter`], [`RouterHandle`] | building, binding, serving, ending |
 //! | [`front`] | HTTP as clients speak it: typed requests and answers |
 //! | [`auth`] | built-in authenticators |
-//! | [`balance`] | the default balancer |
 //! | [`broker`] | the connect machine, pure |
 //! | [`progress`] | what a waiting client is told |
 //! | [`forward`] | the pump between client and desktop |
@@ -28,7 +27,6 @@
 #![forbid(unsafe_code)]
 
 pub mod auth;
-pub mod balance;
 pub mod broker;
 mod certificate;
 mod connect;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use qvd_core::balance::{HostSnapshot, LoadBalancer, VmSnapshot};
+use qvd_core::balance::{Decision, LoadBalancer, VmSnapshot};
 use qvd_core::error::chain;
 use qvd_core::model::{Vm, VmRuntime};
 use qvd_core::state::VmState;
@@ -26,21 +26,23 @@ async fn try_claim(
     vm: &Vm,
     row: &VmRuntime,
 ) -> Result<Event, qvd_db::Error> {
-    let driver = db.osfs().load(vm.osf_id).await?.and_then(|osf| osf.hypervisor);
-    let hosts = db.hosts().candidates(driver.as_deref()).await?;
-    let snapshot = VmSnapshot::new(vm.id, db.properties().merged_for_vm(row).await?);
-    let ranked = balancer.rank(&snapshot, &hosts, &mut random::fraction);
-    if ranked.is_empty() {
-        tracing::warn!(vm = %vm.id, driver = driver.as_deref().unwrap_or("any"), hosts = hosts.len(),
+    let osf = db.osfs().load(vm.osf_id).await?;
+    let driver = osf.as_ref().and_then(|osf| osf.hypervisor.as_deref());
+    let hosts = db.hosts().candidates(driver).await?;
+    let mut snapshot = VmSnapshot::new(vm.id, db.properties().merged_for_vm(row).await?);
+    snapshot.memory = osf.as_ref().map(|osf| osf.memory);
+    let decision = Decision::make(&**balancer, &snapshot, &hosts, &mut random::fraction);
+    if decision.ranked.is_empty() {
+        tracing::warn!(vm = %vm.id, driver = driver.unwrap_or("any"), hosts = hosts.len(),
             balancer = balancer.name(), "no host available");
-        journal(db, balancer, vm.id, hosts, ranked, None);
+        journal(db, balancer, vm.id, decision, None);
         return Ok(Event::NoHost);
     }
-    for host in ranked.clone() {
+    for host in decision.ranked.clone() {
         match db.vms().claim(vm.id, host, Claimant::Router).await? {
             Guard::Updated(row) => {
                 tracing::info!(vm = %vm.id, host = %host, run = %row.run_id, "virtual machine assigned");
-                journal(db, balancer, vm.id, hosts, ranked, Some(host));
+                journal(db, balancer, vm.id, decision, Some(host));
                 return Ok(Event::Claimed(Box::new(row)));
             }
             Guard::Unchanged(row) if is_free(&row) => {
@@ -50,22 +52,15 @@ async fn try_claim(
             Guard::NotFound => return Ok(Event::RowGone),
         }
     }
-    journal(db, balancer, vm.id, hosts, ranked, None);
+    journal(db, balancer, vm.id, decision, None);
     Ok(Event::NoHostClaimed)
 }
 
 /// Writes down why, beside the start: who waits for a desktop does not wait for this.
-fn journal(
-    db: &Db,
-    balancer: &Arc<dyn LoadBalancer>,
-    vm: VmId,
-    hosts: Vec<HostSnapshot>,
-    ranked: Vec<HostId>,
-    chosen: Option<HostId>,
-) {
+fn journal(db: &Db, balancer: &Arc<dyn LoadBalancer>, vm: VmId, decision: Decision, chosen: Option<HostId>) {
     let (db, balancer) = (db.clone(), Arc::clone(balancer));
     tokio::spawn(async move {
-        let recorded = db.placements().record_choice(vm, balancer.name(), &hosts, &ranked, chosen).await;
+        let recorded = db.placements().record(vm, balancer.name(), &decision, chosen).await;
         if let Err(error) = recorded {
             tracing::debug!(vm = %vm, "placement not recorded: {}", chain(&error));
         }

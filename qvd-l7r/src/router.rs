@@ -131,7 +131,7 @@ impl RouterBuilder {
         self
     }
 
-    /// Who chooses hosts. Default: [`Weighted`](crate::balance::Weighted) with the configured weights.
+    /// Who chooses hosts. Default: [`Weighted`](qvd_core::balance::Weighted) with the configured weights.
     pub fn balancer(mut self, balancer: Arc<dyn LoadBalancer>) -> Self {
         self.balancer = Some(balancer);
         self

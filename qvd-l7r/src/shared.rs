@@ -4,12 +4,11 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use qvd_core::auth::Chain;
-use qvd_core::balance::LoadBalancer;
+use qvd_core::balance::{LoadBalancer, Weighted};
 use qvd_core::config::Config;
 use qvd_db::Db;
 
 use crate::auth::Throttle;
-use crate::balance::Weighted;
 use crate::counters::Counters;
 use crate::instance::Instance;
 use crate::metrics::Metrics;

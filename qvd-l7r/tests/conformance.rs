@@ -5,10 +5,11 @@
 use std::sync::Arc;
 
 use qvd_core::TenantId;
+use qvd_core::balance::Weighted;
 use qvd_core::config::Config;
 use qvd_core::testkit::conformance::{self, AuthenticatorSubject, Finding};
 use qvd_db::{Backend, Db, password};
-use qvd_l7r::{auth, balance};
+use qvd_l7r::auth;
 
 #[tokio::test]
 async fn the_authenticator_of_the_database() {
@@ -23,7 +24,7 @@ async fn the_authenticator_of_the_database() {
 #[tokio::test]
 async fn the_balancer_with_every_kind_of_weight() {
     for (ram, cpu, random) in [(1.0, 1.0, 1.0), (1.0, 0.0, 0.0), (0.0, 0.0, 0.0), (-1.0, 1e300, f64::MAX)] {
-        conformance::load_balancer(Arc::new(balance::Weighted::new(ram, cpu, random))).await;
+        conformance::load_balancer(Arc::new(Weighted::new(ram, cpu, random))).await;
     }
-    conformance::load_balancer(Arc::new(balance::Weighted::from_config(&Config::defaults()))).await;
+    conformance::load_balancer(Arc::new(Weighted::from_config(&Config::defaults()))).await;
 }

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use qvd_admin::cli::{self, Console};
 use qvd_admin::{Admin, Error};
 use qvd_bin_common::{ConfigFiles, Failure, GENERATE_MANUAL, add_database_config, load_config, open_db};
-use qvd_l7r::balance::Weighted;
+use qvd_core::balance::Weighted;
 use terminal::Echo;
 
 fn main() -> ExitCode {

@@ -4,6 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use jiff::Timestamp;
 use qvd_core::model::{DiskImage, Host, Osf, Properties, User, VmRuntime};
+use qvd_core::units::Mebibytes;
 use qvd_core::{DiId, VmId};
 use qvd_db::{Owner, VmOverview};
 
@@ -250,6 +251,11 @@ impl VmRow {
     /// The driver that its flavour asks for.
     pub fn hypervisor(&self) -> Option<&str> {
         self.osf.as_ref()?.hypervisor.as_deref()
+    }
+
+    /// Memory that its flavour gives it.
+    pub fn memory(&self) -> Option<Mebibytes> {
+        Some(self.osf.as_ref()?.memory)
     }
 
     fn static_field(&self, key: &str) -> Option<Value<'_>> {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use qvd_core::balance::{HostSnapshot, VmSnapshot};
+use qvd_core::balance::{Decision, VmSnapshot};
 use qvd_core::model::VmRuntime;
 use qvd_core::state::{VmCommand, VmState};
 use qvd_core::{HostId, VmId};
@@ -118,13 +118,14 @@ impl Admin {
         if let Err(reason) = startable(row.runtime()) {
             return Ok(Err(reason));
         }
-        let vm = VmSnapshot::new(row.id(), self.db.properties().merged_for_vm(row.runtime()).await?);
+        let mut vm = VmSnapshot::new(row.id(), self.db.properties().merged_for_vm(row.runtime()).await?);
+        vm.memory = row.memory();
         let hosts = self.db.hosts().candidates(row.hypervisor()).await?;
-        let ranked = self.balancer.rank(&vm, &hosts, &mut || (self.random)());
-        for &host in &ranked {
+        let decision = Decision::make(&*self.balancer, &vm, &hosts, &mut || (self.random)());
+        for &host in &decision.ranked {
             match self.db.vms().claim(vm.id, host, Claimant::Admin).await? {
                 Guard::Updated(_) => {
-                    self.journal(vm.id, &hosts, &ranked, Some(host)).await;
+                    self.journal(vm.id, &decision, Some(host)).await;
                     return Ok(Ok(()));
                 }
                 Guard::NotFound => return Ok(Err(DELETED.to_owned())),
@@ -136,13 +137,13 @@ impl Admin {
                 }
             }
         }
-        self.journal(vm.id, &hosts, &ranked, None).await;
+        self.journal(vm.id, &decision, None).await;
         Ok(Err("Unable to start machine, no hosts available".to_owned()))
     }
 
     /// Writes down why; what was decided holds whether or not that succeeds.
-    async fn journal(&self, vm: VmId, hosts: &[HostSnapshot], ranked: &[HostId], chosen: Option<HostId>) {
-        let _ = self.db.placements().record_choice(vm, self.balancer.name(), hosts, ranked, chosen).await;
+    async fn journal(&self, vm: VmId, decision: &Decision, chosen: Option<HostId>) {
+        let _ = self.db.placements().record(vm, self.balancer.name(), decision, chosen).await;
     }
 }
 

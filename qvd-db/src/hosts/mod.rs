@@ -184,8 +184,11 @@ impl Hosts<'_> {
     pub async fn candidates(self, driver: Option<&str>) -> Result<Vec<HostSnapshot>> {
         const CANDIDATES: Sql = sql!("list hosts for a VM":
             "select h.id, h.name, h.hypervisors, r.default_hypervisor, r.usable_ram_mib, r.usable_cpu,
-                    (select count(*) from vm_runtimes v where v.host_id = h.id) as vms
+                    coalesce(a.vms, 0) as vms, coalesce(a.memory_mib, 0) as assigned_mib
              from hosts h join host_runtimes r on r.host_id = h.id
+             left join (select v.host_id, count(*) as vms, cast(sum(o.memory_mib) as bigint) as memory_mib
+                        from vm_runtimes v join vms m on m.id = v.vm_id join osfs o on o.id = m.osf_id
+                        where v.host_id is not null group by v.host_id) a on a.host_id = h.id
              where r.state = 'running' and h.backend and not r.blocked
                and r.lease_until > " NOW " and r.lease_until - " NOW " > (r.lease_until - r.ok_ts) / 4
              order by h.id");
@@ -204,7 +207,9 @@ impl Hosts<'_> {
             let ram = row.find::<Mebibytes>("usable_ram_mib")?.map_or(0.0, |ram| ram.0 as f64);
             let cpu = row.find("usable_cpu")?.unwrap_or(0.0);
             let host = HostSnapshot::new(row.get("id")?, row.get::<String>("name")?);
-            hosts.push(host.with_capacity(ram, cpu).with_vms(row.get("vms")?));
+            let assigned: Mebibytes = row.get("assigned_mib")?;
+            let host = host.with_capacity(ram, cpu).with_vms(row.get("vms")?);
+            hosts.push(host.with_assigned_ram(assigned.0 as f64));
         }
         for row in self.db.read(&PROPERTIES, params![]).await? {
             let id: HostId = row.get("host_id")?;

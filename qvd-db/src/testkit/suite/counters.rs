@@ -3,13 +3,15 @@
 use std::time::{Duration, SystemTime};
 
 use qvd_core::HostId;
+use qvd_core::balance::{Decision, HostSnapshot, VmSnapshot, Weighted};
+use qvd_core::model::Properties;
 use qvd_core::units::Mebibytes;
 
 use super::case_list;
 use crate::sql::{Sql, sql};
 use crate::testkit::{Fixture, Site};
 use crate::value::params;
-use crate::{HostCounter, NewEvent, VmCounter};
+use crate::{Claimant, HostCounter, NewEvent, Placement, VmCounter};
 
 case_list![
     counters_lose_nothing_between_writers,
@@ -68,12 +70,16 @@ const FILL: Sql = sql!("make many placements":
 async fn placement_decisions_are_kept_in_a_ring(site: Site) {
     let world = Fixture::fill(&site.db).await;
     let placements = site.db.placements();
-    placements.record(world.vm, "default", r#"{"seed":1}"#, Some(world.host)).await.unwrap();
-    placements.record(world.vm, "default", r#"{"seed":2}"#, None).await.unwrap();
+    let vm = VmSnapshot::new(world.vm, Properties::new());
+    let balancer = Weighted::new(1.0, 0.0, 1.0);
+    let decide = |hosts: &[HostSnapshot]| Decision::make(&balancer, &vm, hosts, &mut || 0.25);
+    let first = decide(&[HostSnapshot::new(world.host, "first")]);
+    placements.record(world.vm, "default", &first, Some(world.host)).await.unwrap();
+    placements.record(world.vm, "default", &decide(&[]), None).await.unwrap();
     let read = placements.of_vm(world.vm, 10).await.unwrap();
     let chosen: Vec<_> = read.iter().map(|p| p.host_id).collect();
     assert_eq!(chosen, [None, Some(world.host)]);
-    assert!(read[0].inputs.contains('2'));
+    assert_eq!(read[1].decision, Some(first));
     // The ring holds a thousand and what came since the last trim, whoever they are about.
     site.db.write(&FILL, params![world.vm]).await.unwrap();
     let drivers = ["process".to_owned()];
@@ -87,13 +93,23 @@ async fn placement_decisions_are_kept_in_a_ring(site: Site) {
     );
     assert!(published.await.unwrap().is_updated());
     let hosts = site.db.hosts().candidates(None).await.unwrap();
-    let ranked = [world.host];
+    assert_eq!((hosts[0].vms, hosts[0].assigned_ram_mib), (0, 0.0));
     for _ in 0..100 {
-        placements.record_choice(world.vm, "default", &hosts, &ranked, Some(world.host)).await.unwrap();
+        placements.record(world.vm, "default", &decide(&hosts), Some(world.host)).await.unwrap();
     }
     let read = placements.of_vm(world.vm, 5000).await.unwrap();
     assert!((1000..1100).contains(&read.len()), "{}", read.len());
     assert_eq!(read[0].host_id, Some(world.host));
-    assert!(read[0].inputs.contains("\"n1\""), "{}", read[0].inputs);
-    assert!(!read.iter().any(|placement| placement.inputs.contains("seed")), "the oldest went");
+    assert_eq!(read[0].decision.as_ref().unwrap().hosts[0].name, "n1");
+    assert_eq!(read.last().unwrap().decision, None, "of another version");
+    let hosts_of = |placement: &Placement| placement.decision.as_ref().map(|d| d.hosts.clone());
+    assert!(!read.iter().any(|p| hosts_of(p).is_some_and(|hosts| hosts.iter().any(|h| h.name == "first"))));
+    let latest = placements.latest(3).await.unwrap();
+    assert_eq!(latest, read[..3]);
+    // What the virtual machines of a host may use is counted by their flavours.
+    let claimed = site.db.vms().claim(world.vm, world.host, Claimant::Admin).await.unwrap();
+    assert!(claimed.is_updated());
+    let hosts = site.db.hosts().candidates(None).await.unwrap();
+    let osf = site.db.osfs().load(world.osf).await.unwrap().unwrap();
+    assert_eq!((hosts[0].vms, hosts[0].assigned_ram_mib), (1, osf.memory.0 as f64));
 }
