@@ -33,10 +33,12 @@ pub(super) enum Action {
     HostBlock(bool),
     HostCounters,
     HostDel,
+    HostExplain,
     HostList,
     OsfAdd,
     OsfDel,
     OsfList,
+    SessionList,
     UserAdd,
     UserDel,
     UserList,
@@ -243,6 +245,14 @@ pub(super) static COMMANDS: &[Command] = &[
         "[-f filter] [--force]",
         "Deletes nodes that are stopped and have no virtual machines.",
     ),
+    command(
+        ("host", "explain"),
+        Action::HostExplain,
+        NOTHING,
+        Some(&HOST_KEYS),
+        LIST,
+        "Tells why nodes get virtual machines, or none.",
+    ),
     command(("host", "list"), Action::HostList, NOTHING, Some(&HOST_KEYS), LIST, "Lists nodes."),
     command(
         ("host", "propdel"),
@@ -323,6 +333,14 @@ pub(super) static COMMANDS: &[Command] = &[
         "Shows properties of OSFs.",
     ),
     command(("osf", "propset"), Action::PropSet, Pairs, Some(&OSF_KEYS), PROPSET, "Sets properties of OSFs."),
+    command(
+        ("session", "list"),
+        Action::SessionList,
+        NOTHING,
+        Some(&VM_KEYS),
+        LIST,
+        "Lists the sessions that there are now.",
+    ),
     command(
         ("user", "add"),
         Action::UserAdd,
@@ -515,12 +533,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_commands_are_those_of_the_old_tool_in_order() {
-        let words: Vec<_> = COMMANDS.iter().map(|c| format!("{} {}", c.object, c.verb)).collect();
+    fn the_commands_are_those_of_the_old_tool_and_a_few_more_in_order() {
+        let mut words: Vec<_> = COMMANDS.iter().map(|c| format!("{} {}", c.object, c.verb)).collect();
         let mut sorted = words.clone();
         sorted.sort();
         sorted.dedup();
         assert_eq!(words, sorted);
+        let new = ["host explain", "session list"];
+        assert!(new.iter().all(|new| words.iter().any(|known| known == new)));
+        words.retain(|known| !new.contains(&known.as_str()));
         let old = "config: del get set ssl; di: add del list propdel propget propset tag untag; \
                    host: add block counters del list propdel propget propset unblock; \
                    osf: add del list propdel propget propset; \

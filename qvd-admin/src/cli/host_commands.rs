@@ -1,10 +1,13 @@
 //! `qa host …`
 
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
 use qvd_core::model::Host;
 
 use super::session::{Ending, Failure, Session};
 use super::table::Table;
-use crate::ops::{Found, HostRow, NewHost};
+use super::vm_commands::local_time;
+use crate::ops::{Found, HostExplanation, HostRow, NewHost};
 
 pub(super) async fn add(session: &mut Session<'_, '_>) -> Result<Ending, Failure> {
     let host = NewHost {
@@ -104,12 +107,48 @@ pub(super) async fn del(session: &mut Session<'_, '_>) -> Result<Ending, Failure
     Ok(Ending::of(&outcome))
 }
 
+pub(super) async fn explain(session: &mut Session<'_, '_>) -> Result<Ending, Failure> {
+    let hosts = session.admin.hosts(&session.invocation.filter).await?;
+    let explained = session.admin.explain_hosts(hosts).await?;
+    if session.invocation.json {
+        return session.list(&explained, Table::default);
+    }
+    let zone = session.admin.now().time_zone().clone();
+    let blocks: Vec<String> = explained.iter().map(|host| explanation(host, &zone)).collect();
+    session.print(&blocks.join("\n"))?;
+    Ok(Ending::of_selection(&explained))
+}
+
+fn explanation(explained: &HostExplanation, zone: &TimeZone) -> String {
+    let Host { id, name, runtime, .. } = &explained.host.host;
+    let mut text = format!("host {id} ({name})\n");
+    let mut line = |label: &str, what: &str| text.push_str(&format!("  {label}: {what}\n"));
+    line("state", runtime.state.as_str());
+    line("usable RAM", &runtime.usable_ram.map_or_else(dash, |ram| format!("{} MiB", ram.0)));
+    line("usable CPU", &runtime.usable_cpu.map_or_else(dash, capacity));
+    line("VMs assigned", &runtime.vms_assigned.to_string());
+    if explained.obstacles.is_empty() {
+        line("new VMs", "may be placed on it");
+    }
+    for obstacle in &explained.obstacles {
+        line("gets no new VMs", obstacle);
+    }
+    if explained.decisions.is_empty() {
+        line("decisions", "none yet");
+    }
+    for judged in &explained.decisions {
+        let at = Timestamp::try_from(judged.at).map_or_else(|_| dash(), |at| local_time(at, zone));
+        line(&at, &judged.to_string());
+    }
+    text
+}
+
 pub(super) fn dash() -> String {
     "-".to_owned()
 }
 
 /// `HH:MM:SS`, hours without bound.
-fn clock(seconds: u64) -> String {
+pub(super) fn clock(seconds: u64) -> String {
     format!("{:02}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60)
 }
 

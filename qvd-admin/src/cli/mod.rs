@@ -23,6 +23,7 @@ mod options;
 mod osf_commands;
 mod property_commands;
 mod session;
+mod session_commands;
 mod table;
 mod user_commands;
 mod vm_commands;
@@ -178,10 +179,12 @@ async fn dispatch(action: Action, session: &mut Session<'_, '_>) -> Result<Endin
         Action::HostBlock(blocked) => host_commands::block(session, blocked).await,
         Action::HostCounters => host_commands::counters(session).await,
         Action::HostDel => host_commands::del(session).await,
+        Action::HostExplain => host_commands::explain(session).await,
         Action::HostList => host_commands::list(session).await,
         Action::OsfAdd => osf_commands::add(session).await,
         Action::OsfDel => osf_commands::del(session).await,
         Action::OsfList => osf_commands::list(session).await,
+        Action::SessionList => session_commands::list(session).await,
         Action::UserAdd => user_commands::add(session).await,
         Action::UserDel => user_commands::del(session).await,
         Action::UserList => user_commands::list(session).await,

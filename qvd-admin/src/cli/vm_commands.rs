@@ -110,7 +110,7 @@ fn table(vms: &[Found<VmRow>], zone: &TimeZone) -> Table {
     table
 }
 
-fn local_time(time: Timestamp, zone: &TimeZone) -> String {
+pub(super) fn local_time(time: Timestamp, zone: &TimeZone) -> String {
     time.to_zoned(zone.clone()).strftime("%Y-%m-%d %H:%M:%S").to_string()
 }
 

@@ -97,6 +97,23 @@ pub static HOST_COUNTER_KEYS: Keys = Keys {
     ],
 };
 
+/// Fields of explanations of hosts.
+pub static HOST_EXPLANATION_KEYS: Keys = Keys {
+    object: "host",
+    columns: &[
+        column("id", Kind::Integer),
+        column("name", Kind::Text),
+        column("state", Kind::Text),
+        column("blocked", Kind::Flag),
+        column("usable_ram", Kind::Number),
+        column("usable_cpu", Kind::Number),
+        column("vms_assigned", Kind::Integer),
+        column("obstacles", Kind::Text),
+        column("decisions", Kind::Text),
+        column("chosen", Kind::Integer),
+    ],
+};
+
 /// Fields of the counters of virtual machines.
 pub static VM_COUNTER_KEYS: Keys = Keys {
     object: "vm",

@@ -41,6 +41,17 @@ impl Fields for VmCounters {
 }
 
 impl Admin {
+    /// The virtual machines that match and that somebody is connected to, or about to be, by id.
+    ///
+    /// # Errors
+    ///
+    /// The database's.
+    pub async fn sessions(&self, filter: &Filter) -> Result<Vec<Found<VmRow>>> {
+        let mut vms = self.vms(filter).await?;
+        vms.retain(|found| found.row.runtime().user_state != UserState::Disconnected);
+        Ok(vms)
+    }
+
     /// The virtual machines that match, by id.
     ///
     /// # Errors

@@ -9,6 +9,7 @@ use nix::sys::signal::Signal;
 use super::desk::{Desk, LIMIT};
 use super::plan::{Cut, Kind, Means, Measured, Moment};
 use crate::process::{Process, is_cancelled, poll_quickly};
+use crate::relay::Passed;
 use crate::trace::{Heard, Source, Watch};
 
 /// What a cut did.
@@ -24,6 +25,8 @@ pub struct Outcome {
     pub clients: u32,
     /// From the cut to the drawn desktop.
     pub recovery: Duration,
+    /// What the link had carried before the cut.
+    pub passed: Passed,
 }
 
 /// What became of the desktop.
@@ -119,6 +122,7 @@ pub(super) fn make(desk: &mut Desk<'_>, cut: &Cut) -> Result<Outcome> {
     let mut client = desk.start_client(true)?;
     watch.add(&client);
     let reached = wait_moment(desk, cut, &mut client, &mut watch);
+    let passed = desk.relay.passed();
     match cut.means {
         Means::Link => desk.relay.cut(),
         // It may have ended by itself.
@@ -139,7 +143,7 @@ pub(super) fn make(desk: &mut Desk<'_>, cut: &Cut) -> Result<Outcome> {
         },
     };
     let crashes = watch.heard.iter().filter_map(crash).collect();
-    Ok(Outcome { desktop, reached, crashes, clients: shown.unwrap_or(0), recovery })
+    Ok(Outcome { desktop, reached, crashes, clients: shown.unwrap_or(0), recovery, passed })
 }
 
 fn wait_moment(desk: &Desk<'_>, cut: &Cut, client: &mut Process, watch: &mut Watch) -> Reached {

@@ -143,10 +143,11 @@ fn sweep_desk<'c>(
 ) -> Result<Totals> {
     let mut totals = Totals::default();
     while let Some((number, cut)) = next() {
+        let mut cut = cut.clone();
         for attempt in 1..=ATTEMPTS {
-            let outcome = cut::make(desk, cut)?;
+            let outcome = cut::make(desk, &cut)?;
             let again = attempt < ATTEMPTS && cut.moment.is_byte() && outcome.reached != Reached::InTime;
-            totals.add(cut, &outcome, again);
+            totals.add(&cut, &outcome, again);
             tell(&format!("{:8} {} {}: {outcome}", desk.kind, cut.means, cut.moment));
             let lost = matches!(outcome.desktop, Fate::Lost(_));
             if lost || outcome.clients > 1 || outcome.recovery > SLOW {
@@ -158,6 +159,7 @@ fn sweep_desk<'c>(
             if !again {
                 break;
             }
+            cut.moment.bring_nearer(outcome.passed);
         }
     }
     Ok(totals)
@@ -186,7 +188,7 @@ fn desks(kind: Kind) -> usize {
     }
 }
 
-/// Hand-overs that a byte is waited for. One may carry a little less than the one that the offsets were taken from.
+/// Hand-overs that a byte is waited for.
 const ATTEMPTS: u32 = 5;
 
 /// A desktop that takes so long to come back is looked into.

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::relay::Break;
+use crate::relay::{Break, Passed};
 use crate::trace::Step;
 
 /// What is cut.
@@ -63,6 +63,16 @@ impl Moment {
     /// Whether it is a byte of the link.
     pub(super) fn is_byte(&self) -> bool {
         matches!(self, Self::Offset(Break::Up(_) | Break::Down(_)))
+    }
+
+    /// A hand-over on a busy machine draws less often, and carries less than the one that the offsets were taken from.
+    /// A byte that it did not have becomes one close to the end of what it had.
+    pub(super) fn bring_nearer(&mut self, passed: Passed) {
+        match self {
+            Self::Offset(Break::Up(at)) => *at = (*at).min(passed.up - passed.up / 50).max(1),
+            Self::Offset(Break::Down(at)) => *at = (*at).min(passed.down - passed.down / 50).max(1),
+            Self::Offset(Break::After(_)) | Self::Step(_) => {}
+        }
     }
 }
 
@@ -332,6 +342,21 @@ mod tests {
         }
         assert_eq!((up, down), (24, 24));
         assert!(!Extent::Steps { offsets: 20 }.series().iter().any(slow));
+    }
+
+    #[test]
+    fn a_byte_that_did_not_come_is_taken_close_to_the_end_of_what_came() {
+        let passed = Passed { up: 70_000, down: 80_000, ..Passed::default() };
+        let nearer = |at| {
+            let mut moment = Moment::Offset(at);
+            moment.bring_nearer(passed);
+            moment
+        };
+        assert_eq!(nearer(Break::Down(86_000)), Moment::Offset(Break::Down(78_400)));
+        assert_eq!(nearer(Break::Up(69_999)), Moment::Offset(Break::Up(68_600)));
+        assert_eq!(nearer(Break::Up(5)), Moment::Offset(Break::Up(5)));
+        let time = Break::After(Duration::from_secs(1));
+        assert_eq!(nearer(time), Moment::Offset(time));
     }
 
     #[test]

@@ -171,6 +171,7 @@ mod tests {
 
     use super::super::plan::Means;
     use super::*;
+    use crate::relay::Passed;
     use crate::trace::Step;
 
     fn cut(moment: Moment) -> Cut {
@@ -178,7 +179,14 @@ mod tests {
     }
 
     fn outcome(desktop: Fate, reached: Reached) -> Outcome {
-        Outcome { desktop, reached, crashes: Vec::new(), clients: 1, recovery: Duration::ZERO }
+        Outcome {
+            desktop,
+            reached,
+            crashes: Vec::new(),
+            clients: 1,
+            recovery: Duration::ZERO,
+            passed: Passed::default(),
+        }
     }
 
     #[test]
