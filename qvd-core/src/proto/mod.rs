@@ -7,10 +7,12 @@
 //! | [`upgrade`] | the texts and header names of the `QVD/1.0` upgrade, and the checks of its parameters |
 //! | [`vm_list`] | the JSON list of virtual machines |
 //! | [`vma_rpc`] | calls of the agent |
+//! | [`proxy`] | the PROXY header of balancers |
 //! | [`basic`] | Basic credentials and shared environment headers |
 
 pub mod basic;
 pub mod http1;
+pub mod proxy;
 pub mod query;
 pub mod upgrade;
 pub mod vm_list;
