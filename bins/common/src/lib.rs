@@ -6,6 +6,7 @@
 //! | find and read the configuration | [`load_config`] with [`ConfigFiles`] |
 //! | start the log | [`init_tracing`] |
 //! | open the database | `open_db`, then `add_database_config` (feature `database`) |
+//! | name the process | [`PidFile`] |
 //! | wait for the end | [`Signals`] |
 //! | say what went wrong | [`report`] |
 //!
@@ -19,6 +20,7 @@ mod database;
 mod exit;
 mod log;
 mod manual;
+mod pid_file;
 mod signals;
 
 pub use config_files::{ConfigFiles, load_config};
@@ -27,4 +29,5 @@ pub use database::{add_database_config, backend, open_db};
 pub use exit::{Failure, exit_code, report};
 pub use log::{LogTo, init_tracing};
 pub use manual::{GENERATE_MANUAL, write_manual};
+pub use pid_file::PidFile;
 pub use signals::{Asked, Signals};

@@ -21,8 +21,8 @@ use std::time::Duration;
 
 use clap::{CommandFactory as _, Parser};
 use qvd_bin_common::{
-    Asked, ConfigFiles, Failure, LogTo, Signals, add_database_config, init_tracing, load_config, open_db,
-    report, write_manual,
+    Asked, ConfigFiles, Failure, LogTo, PidFile, Signals, add_database_config, init_tracing, load_config,
+    open_db, report, write_manual,
 };
 use qvd_core::ErrorKind;
 use qvd_core::config::Config;
@@ -33,8 +33,6 @@ use qvd_hypervisor::drivers::nothing::NothingDriver;
 use qvd_hypervisor::drivers::process::{ProcessDriver, ProcessSettings};
 use qvd_hypervisor::hkd::{self, Control, HkdSettings, Shutdown};
 use tokio::sync::{mpsc, oneshot};
-
-use self::process::PidFile;
 
 /// The house-keeping daemon of a QVD node: runs its virtual machines.
 #[derive(Debug, Parser)]
@@ -124,7 +122,7 @@ async fn keep_house(config: Config, keep_vms: bool) -> Result<(), Failure> {
         outcome = &mut house => outcome,
         // Not before this daemon has the node: another one's file is not touched.
         Ok(()) = is_ready => {
-            let _pid_file = PidFile::write(&config.path("hkd.pid_file"));
+            let _pid_file = PidFile::write(&config.path("hkd.pid_file"), "hkd.pid_file");
             house.await
         }
     };

@@ -1,8 +1,4 @@
-//! What the process itself is: its account, its umask, its limits, its pid file.
-
-use std::fs;
-use std::io;
-use std::path::{Path, PathBuf};
+//! What the process itself is: its account, its umask, its limits.
 
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, rlim_t, setrlimit};
 use nix::sys::stat::{Mode, umask};
@@ -56,37 +52,6 @@ fn limit(config: &Config, name: &str, resource: Resource) -> nix::Result<()> {
 /// Less than nothing means no limit.
 fn limit_value(value: i64) -> rlim_t {
     rlim_t::try_from(value).unwrap_or(RLIM_INFINITY)
-}
-
-/// A file with the process id, there as long as this value lives.
-#[derive(Debug)]
-pub(crate) struct PidFile(PathBuf);
-
-impl PidFile {
-    /// Writes it; a node can do without, so a failure is only told.
-    pub(crate) fn write(path: &Path) -> Option<Self> {
-        let new = path.with_extension("new");
-        let written =
-            fs::write(&new, format!("{}\n", std::process::id())).and_then(|()| fs::rename(&new, path));
-        match written {
-            Ok(()) => Some(Self(path.to_owned())),
-            Err(error) => {
-                tracing::warn!(path = %path.display(), %error, "cannot write the pid file (hkd.pid_file)");
-                None
-            }
-        }
-    }
-}
-
-impl Drop for PidFile {
-    fn drop(&mut self) {
-        match fs::remove_file(&self.0) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                tracing::warn!(path = %self.0.display(), %error, "cannot remove the pid file");
-            }
-            Ok(()) | Err(_) => {}
-        }
-    }
 }
 
 /// Names in `hkd.process.limit.NAME`.
