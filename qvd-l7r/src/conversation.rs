@@ -14,6 +14,7 @@ use qvd_core::{HostId, VmId};
 use qvd_db::HostCounter;
 use tokio::sync::watch;
 
+use crate::abuse::Abuse;
 use crate::connect::{self, Connect};
 use crate::front::{Channel, Incoming, Patience, Reply, Request, Route};
 use crate::login::{Known, Login};
@@ -56,7 +57,12 @@ async fn converse(
         let request = match incoming {
             Incoming::Request(request) => request,
             Incoming::Bad(error) => {
+                shared.saw(Abuse::BadHead, peer, &error);
                 let _ = channel.answer(&Reply::BadHead(error)).await;
+                break;
+            }
+            Incoming::Late => {
+                shared.saw(Abuse::SlowHead, peer, &"its head is not complete");
                 break;
             }
             Incoming::Gone => break,

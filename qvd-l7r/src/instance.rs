@@ -24,7 +24,7 @@ impl Instance {
     /// Begins a life: makes and locks its file.
     pub(crate) fn begin(run: &Path) -> Result<Self> {
         let id = Uuid::new_v4();
-        let dir = run.join("l7r");
+        let dir = dir(run);
         let path = lock_path(&dir, id);
         let unlocked = dir.join(format!("{id}.new"));
         let failed = |source| Error::Lock { path: path.clone(), source };
@@ -72,6 +72,11 @@ impl Drop for Instance {
     fn drop(&mut self) {
         self.bury(self.id);
     }
+}
+
+/// Where the files of a node's routers are.
+pub(crate) fn dir(run: &Path) -> PathBuf {
+    run.join("l7r")
 }
 
 fn lock_path(dir: &Path, id: Uuid) -> PathBuf {

@@ -26,6 +26,7 @@
 
 #![forbid(unsafe_code)]
 
+mod abuse;
 pub mod auth;
 pub mod broker;
 mod certificate;
@@ -37,11 +38,13 @@ pub mod forward;
 pub mod front;
 mod gate;
 mod instance;
+mod listen;
 mod login;
 mod metrics;
 mod node;
 mod place;
 pub mod progress;
+mod proxied;
 mod random;
 mod router;
 mod server;
@@ -55,6 +58,7 @@ mod tls;
 mod upkeep;
 
 pub use error::{Error, Result};
+pub use listen::listen;
 pub use metrics::Snapshot;
 pub use router::{Router, RouterBuilder};
 pub use server::{BoundRouter, RouterHandle};

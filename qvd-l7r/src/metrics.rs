@@ -34,6 +34,17 @@ metrics! {
     refused_connections_total,
     /// TLS handshakes that failed.
     handshake_failures_total,
+    /// TLS handshakes, PROXY headers before them included, that did not come in time.
+    handshake_timeouts_total,
+    /// Connections of balancers without a usable PROXY header.
+    proxy_failures_total,
+    /// Connections that sent no request, or too large a one.
+    bad_heads_total,
+    /// Request heads that did not come in time.
+    head_timeouts_total,
+    /// When the first of the router's certificates, authorities and revocation lists ends, in seconds since 1970; 0
+    /// without TLS.
+    certificate_end_seconds,
     /// Requests served, whatever the answer.
     requests_total,
     /// Logins that authenticators were asked for.
@@ -63,6 +74,10 @@ pub(crate) struct Counter(AtomicU64);
 impl Counter {
     pub(crate) fn add(&self, n: u64) {
         self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    pub(crate) fn set(&self, n: u64) {
+        self.0.store(n, Ordering::Relaxed);
     }
 
     pub(crate) fn get(&self) -> u64 {

@@ -1,6 +1,7 @@
 //! Building a router.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,15 +9,17 @@ use qvd_core::auth::Chain;
 use qvd_core::balance::LoadBalancer;
 use qvd_core::config::Config;
 use qvd_db::Db;
-use tokio::net::TcpListener;
 
 use crate::auth::{self, Bounded, Throttle};
 use crate::certificate;
 use crate::counters::counters;
 use crate::error::{Error, Result};
-use crate::instance::Instance;
-use crate::server::BoundRouter;
+use crate::instance::{self, Instance};
+use crate::listen::{self, Listeners, Wanted};
+use crate::proxied::Balancers;
+use crate::server::{Bound, BoundRouter};
 use crate::shared::{Parts, Shared};
+use crate::tls;
 
 /// A router that is not yet listening.
 ///
@@ -38,9 +41,17 @@ pub struct Router {
     config: Config,
     chain: Chain,
     balancer: Option<Arc<dyn LoadBalancer>>,
-    address: SocketAddr,
+    balancers: Balancers,
+    place: Place,
     failed_login_delay: Duration,
     stop_notice: Duration,
+}
+
+/// Where a router will listen.
+#[derive(Debug)]
+enum Place {
+    At(Vec<Wanted>),
+    Open(Vec<TcpListener>),
 }
 
 /// Collects what a [`Router`] needs.
@@ -51,7 +62,7 @@ pub struct RouterBuilder {
     config: Config,
     chain: Option<Chain>,
     balancer: Option<Arc<dyn LoadBalancer>>,
-    address: Option<SocketAddr>,
+    place: Option<Place>,
     failed_login_delay: Duration,
     stop_notice: Duration,
 }
@@ -65,8 +76,17 @@ impl Router {
     pub fn check_config(config: &Config) -> Result<()> {
         auth::check(config)?;
         check_balancer(config)?;
-        check_proxy_protocol(config)?;
-        configured_address(config).map(drop)
+        Balancers::from_config(config)?;
+        if config.flag("l7r.use_ssl") {
+            tls::Policy::from_config(config)?;
+        }
+        listen::configured(config).map(drop)
+    }
+
+    /// The directory below `path.run` where a router keeps what tells others of its node that it lives. It must be able
+    /// to write there.
+    pub fn run_dir(config: &Config) -> PathBuf {
+        instance::dir(&config.path("path.run"))
     }
 
     /// Begins a router for the node of this name, which need not be registered yet.
@@ -77,7 +97,7 @@ impl Router {
             config: Config::defaults(),
             chain: None,
             balancer: None,
-            address: None,
+            place: None,
             failed_login_delay: Duration::from_secs(1),
             stop_notice: Duration::from_millis(500),
         }
@@ -87,7 +107,7 @@ impl Router {
     ///
     /// # Errors
     ///
-    /// [`Error::Bind`] when the address cannot be listened on; before that, what the database, the certificate or
+    /// [`Error::Bind`] when an address cannot be listened on; before that, what the database, the certificate or
     /// the lock file had to say.
     pub async fn bind(self) -> Result<BoundRouter> {
         let tls = if self.config.flag("l7r.use_ssl") {
@@ -96,11 +116,10 @@ impl Router {
             None
         };
         let instance = Instance::begin(&self.config.path("path.run"))?;
-        let listener = TcpListener::bind(self.address)
-            .await
-            .map_err(|source| Error::Bind { address: self.address, source })?;
-        let address =
-            listener.local_addr().map_err(|source| Error::Bind { address: self.address, source })?;
+        let listeners = Listeners::new(match self.place {
+            Place::At(wanted) => listen::open(&wanted)?,
+            Place::Open(sockets) => sockets,
+        })?;
         let (counters, queue) = counters();
         let shared = Arc::new(Shared::new(Parts {
             db: self.db,
@@ -114,7 +133,8 @@ impl Router {
         }));
         // Health checks have an answer from the first one on; a failure shows in it.
         let _ = shared.node.load(&shared.db).await;
-        Ok(BoundRouter::new(shared, tls, listener, address, queue, self.stop_notice))
+        let balancers = self.balancers;
+        Ok(Bound { shared, tls, listeners, balancers, queue, stop_notice: self.stop_notice }.into())
     }
 }
 
@@ -139,7 +159,13 @@ impl RouterBuilder {
 
     /// Where to listen. Default: `l7r.address` and `l7r.port`. Port 0 takes a free one.
     pub fn listen(mut self, address: SocketAddr) -> Self {
-        self.address = Some(address);
+        self.place = Some(Place::At(vec![Wanted::exactly(address)]));
+        self
+    }
+
+    /// Sockets that listen already: what [`listen`](crate::listen()) opened, or a service manager. No other is listened on.
+    pub fn listeners(mut self, sockets: Vec<TcpListener>) -> Self {
+        self.place = Some(Place::Open(sockets));
         self
     }
 
@@ -173,10 +199,10 @@ impl RouterBuilder {
         if self.balancer.is_none() {
             check_balancer(&self.config)?;
         }
-        check_proxy_protocol(&self.config)?;
-        let address = match self.address {
-            Some(address) => address,
-            None => configured_address(&self.config)?,
+        let balancers = Balancers::from_config(&self.config)?;
+        let place = match self.place {
+            Some(place) => place,
+            None => Place::At(listen::configured(&self.config)?),
         };
         Ok(Router {
             db: self.db,
@@ -184,7 +210,8 @@ impl RouterBuilder {
             config: self.config,
             chain,
             balancer: self.balancer,
-            address,
+            balancers,
+            place,
             failed_login_delay: self.failed_login_delay,
             stop_notice: self.stop_notice,
         })
@@ -198,26 +225,4 @@ fn check_balancer(config: &Config) -> Result<()> {
     }
     let problem = format!("'{balancer}' is no balancer of this router (one of: default)");
     Err(Error::Setting { key: "l7r.loadbalancer.plugin", problem })
-}
-
-/// Ignored, it would take a balancer's header for garbage and its address for every client's.
-fn check_proxy_protocol(config: &Config) -> Result<()> {
-    if !config.has("l7r.proxy_protocol") {
-        return Ok(());
-    }
-    let problem = "this router does not read the PROXY protocol; leave it empty".to_owned();
-    Err(Error::Setting { key: "l7r.proxy_protocol", problem })
-}
-
-fn configured_address(config: &Config) -> Result<SocketAddr> {
-    let text = config.text("l7r.address");
-    let address = match text.as_str() {
-        "" | "*" => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-        "localhost" => IpAddr::V4(Ipv4Addr::LOCALHOST),
-        other => other.parse().map_err(|_| Error::Setting {
-            key: "l7r.address",
-            problem: format!("'{other}' is no IP address of this machine ('*' listens on all)"),
-        })?,
-    };
-    Ok(SocketAddr::new(address, config.port("l7r.port")))
 }

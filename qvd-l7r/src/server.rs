@@ -6,15 +6,18 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
+use crate::abuse::Abuse;
 use crate::counters::CounterQueue;
 use crate::error::Result;
-use crate::gate::Gate;
+use crate::gate::{Gate, Place};
+use crate::listen::Listeners;
 use crate::metrics::{Metrics, Snapshot};
+use crate::proxied::{self, Balancers, NotProxied};
 use crate::sessions::Sessions;
 use crate::shared::Shared;
 use crate::stream::{ClientStream, tune};
@@ -23,13 +26,23 @@ use crate::{conversation, upkeep};
 
 /// A router that listens; connections wait until [`serve`](Self::serve) runs.
 #[derive(Debug)]
-pub struct BoundRouter {
-    shared: Arc<Shared>,
-    tls: Option<Arc<Tls>>,
-    listener: TcpListener,
-    address: SocketAddr,
-    queue: CounterQueue,
-    stop_notice: Duration,
+pub struct BoundRouter(Bound);
+
+/// What a [`BoundRouter`] is made of.
+#[derive(Debug)]
+pub(crate) struct Bound {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) tls: Option<Arc<Tls>>,
+    pub(crate) listeners: Listeners,
+    pub(crate) balancers: Balancers,
+    pub(crate) queue: CounterQueue,
+    pub(crate) stop_notice: Duration,
+}
+
+impl From<Bound> for BoundRouter {
+    fn from(bound: Bound) -> Self {
+        Self(bound)
+    }
 }
 
 /// A hand on a router that serves. It keeps nothing of the router alive, its place among the living included.
@@ -58,30 +71,24 @@ impl RouterHandle {
 }
 
 impl BoundRouter {
-    pub(crate) fn new(
-        shared: Arc<Shared>,
-        tls: Option<Arc<Tls>>,
-        listener: TcpListener,
-        address: SocketAddr,
-        queue: CounterQueue,
-        stop_notice: Duration,
-    ) -> Self {
-        Self { shared, tls, listener, address, queue, stop_notice }
+    /// Where it listens; the first place, if there are several.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local_addrs()[0]
     }
 
-    /// Where it listens.
-    pub fn local_addr(&self) -> SocketAddr {
-        self.address
+    /// Everywhere that it listens; at least one place.
+    pub fn local_addrs(&self) -> &[SocketAddr] {
+        self.0.listeners.addresses()
     }
 
     /// SHA-256 of the certificate; `None` without TLS.
     pub fn fingerprint(&self) -> Option<Fingerprint> {
-        self.tls.as_ref().map(|tls| tls.fingerprint())
+        self.0.tls.as_ref().map(|tls| tls.fingerprint())
     }
 
     /// A hand on it for the time that it serves.
     pub fn handle(&self) -> RouterHandle {
-        RouterHandle { metrics: self.shared.metrics.clone(), sessions: self.shared.sessions.clone() }
+        RouterHandle { metrics: self.0.shared.metrics.clone(), sessions: self.0.shared.sessions.clone() }
     }
 
     /// Serves until `shutdown` is done, then ends in order: health checks are told, idle connections closed, the
@@ -97,11 +104,11 @@ impl BoundRouter {
     /// Dropping it ends every connection at once; the rows of their sessions are cleared by the next router of
     /// this node.
     pub async fn serve(self, shutdown: impl Future<Output = ()> + Send) -> Result<()> {
-        let Self { shared, tls, listener, queue, stop_notice, .. } = self;
+        let Bound { shared, tls, listeners, balancers, queue, stop_notice } = self.0;
         let mut background = JoinSet::new();
         background.spawn(queue.write(shared.db.clone()));
         background.spawn(upkeep::run(shared.clone(), tls.clone()));
-        let mut door = Door::new(shared.clone(), tls, listener);
+        let mut door = Door::new(shared.clone(), tls, listeners, balancers);
         tracing::info!(node = shared.node.name(), instance = %shared.instance.id(), "router serves");
 
         tokio::select! {
@@ -126,7 +133,8 @@ impl BoundRouter {
 struct Door {
     shared: Arc<Shared>,
     tls: Option<Arc<Tls>>,
-    listener: TcpListener,
+    listeners: Listeners,
+    balancers: Arc<Balancers>,
     gate: Arc<Gate>,
     room: Arc<Semaphore>,
     leaving: watch::Sender<bool>,
@@ -134,13 +142,14 @@ struct Door {
 }
 
 impl Door {
-    fn new(shared: Arc<Shared>, tls: Option<Arc<Tls>>, listener: TcpListener) -> Self {
+    fn new(shared: Arc<Shared>, tls: Option<Arc<Tls>>, listeners: Listeners, balancers: Balancers) -> Self {
         let most = usize::try_from(shared.config().integer("l7r.limit.connections")).unwrap_or(0);
         let most = if most == 0 { Semaphore::MAX_PERMITS } else { most.min(Semaphore::MAX_PERMITS) };
         Self {
             shared,
             tls,
-            listener,
+            listeners,
+            balancers: Arc::new(balancers),
             gate: Arc::default(),
             room: Arc::new(Semaphore::new(most)),
             leaving: watch::channel(false).0,
@@ -154,7 +163,7 @@ impl Door {
             let arrival = async {
                 // The semaphore is never closed.
                 let permit = self.room.clone().acquire_owned().await.ok();
-                (self.listener.accept().await, permit)
+                (self.listeners.accept().await, permit)
             };
             tokio::select! {
                 (accepted, permit) = arrival => match accepted {
@@ -172,10 +181,19 @@ impl Door {
 
     fn admit(&mut self, stream: TcpStream, peer: SocketAddr, permit: Option<OwnedSemaphorePermit>) {
         let config = self.shared.config();
-        let most = usize::try_from(config.integer("l7r.limit.connections.per.address")).unwrap_or(0);
-        let Some(place) = self.gate.enter(peer.ip(), most) else {
-            self.shared.metrics.refused_connections_total.add(1);
-            return tracing::warn!(client = %peer, "connection refused: too many from there");
+        let entrance = Entrance {
+            shared: self.shared.clone(),
+            gate: self.gate.clone(),
+            limit: usize::try_from(config.integer("l7r.limit.connections.per.address")).unwrap_or(0),
+        };
+        // Behind a balancer the address is known later.
+        let is_balancer = self.balancers.contain(peer.ip());
+        let place = match is_balancer {
+            true => None,
+            false => match entrance.enter(peer) {
+                Some(place) => Some(place),
+                None => return,
+            },
         };
         self.shared.metrics.connections_total.add(1);
         let greeting = self.tls.as_ref().map(|tls| tls.acceptor());
@@ -183,17 +201,22 @@ impl Door {
         let (shared, leaving) = (self.shared.clone(), self.leaving.subscribe());
         self.connections.spawn(async move {
             let _held = shared.metrics.connections.hold();
-            let (_place, _permit) = (place, permit);
-            let greeted = tokio::select! {
-                greeted = greet(stream, greeting, limit) => greeted,
+            let _permit = permit;
+            let arrival = async {
+                match place {
+                    Some(place) => greet(stream, greeting).await.map(|stream| (stream, peer, place)),
+                    None => arrive_by_balancer(&entrance, stream, peer, greeting).await,
+                }
+            };
+            let arrived = tokio::select! {
+                arrived = tokio::time::timeout(limit, arrival) => arrived.unwrap_or(Err(Missed::Late)),
                 () = shared.sessions.ended() => return,
             };
-            match greeted {
-                Ok(stream) => conversation::serve(shared.clone(), stream, peer, leaving).await,
-                Err(error) => {
-                    shared.metrics.handshake_failures_total.add(1);
-                    tracing::debug!(client = %peer, "no handshake: {error}");
+            match arrived {
+                Ok((stream, client, _place)) => {
+                    conversation::serve(shared.clone(), stream, client, leaving).await;
                 }
+                Err(missed) => missed.tell(&shared, peer),
             }
         });
     }
@@ -205,8 +228,8 @@ impl Door {
 
     /// Gives up the port and waits for the connections that are left, as long as the configuration allows.
     async fn drain(self) {
-        let Self { shared, listener, mut connections, .. } = self;
-        drop(listener);
+        let Self { shared, listeners, mut connections, .. } = self;
+        drop(listeners);
         let config = shared.config();
         let limit = config.has("l7r.drain.timeout").then(|| config.seconds("l7r.drain.timeout"));
         let time_is_over = async {
@@ -237,18 +260,66 @@ async fn all_gone(connections: &mut JoinSet<()>) {
     }
 }
 
-async fn greet(
-    stream: TcpStream,
+/// Who may come in, by address.
+struct Entrance {
+    shared: Arc<Shared>,
+    gate: Arc<Gate>,
+    limit: usize,
+}
+
+impl Entrance {
+    fn enter(&self, client: SocketAddr) -> Option<Place> {
+        let place = self.gate.enter(client.ip().to_canonical(), self.limit);
+        if place.is_none() {
+            self.shared.saw(Abuse::AddressIsFull, client, &format_args!("{} come from there", self.limit));
+        }
+        place
+    }
+}
+
+/// Why a connection does not get as far as its first request.
+enum Missed {
+    /// Somebody has told already.
+    Told,
+    NotProxied(NotProxied),
+    Handshake(std::io::Error),
+    Late,
+}
+
+impl Missed {
+    fn tell(self, shared: &Shared, peer: SocketAddr) {
+        match self {
+            Self::Told => {}
+            Self::NotProxied(NotProxied::Silent) => {
+                tracing::debug!(balancer = %peer, "looked whether somebody listens")
+            }
+            Self::NotProxied(error) => shared.saw(Abuse::NoProxyHeader, peer, &error),
+            Self::Handshake(error) => shared.saw(Abuse::Handshake, peer, &error),
+            Self::Late => shared.saw(Abuse::SlowHandshake, peer, &"nothing usable came in time"),
+        }
+    }
+}
+
+/// Learns the client's address, which then counts as that of any other.
+async fn arrive_by_balancer(
+    entrance: &Entrance,
+    mut stream: TcpStream,
+    balancer: SocketAddr,
     greeting: Option<TlsAcceptor>,
-    limit: Duration,
-) -> std::io::Result<ClientStream> {
-    tune(&stream)?;
+) -> Result<(ClientStream, SocketAddr, Place), Missed> {
+    let client = proxied::client_of(&mut stream, balancer).await.map_err(Missed::NotProxied)?;
+    let place = entrance.enter(client).ok_or(Missed::Told)?;
+    Ok((greet(stream, greeting).await?, client, place))
+}
+
+async fn greet(stream: TcpStream, greeting: Option<TlsAcceptor>) -> Result<ClientStream, Missed> {
+    tune(&stream).map_err(Missed::Handshake)?;
     match greeting {
         None => Ok(ClientStream::Plain(stream)),
-        Some(acceptor) => tokio::time::timeout(limit, acceptor.accept(stream))
-            .await
-            .unwrap_or(Err(std::io::ErrorKind::TimedOut.into()))
-            .map(|stream| ClientStream::Tls(Box::new(stream))),
+        Some(acceptor) => {
+            let stream = acceptor.accept(stream).await.map_err(Missed::Handshake)?;
+            Ok(ClientStream::Tls(Box::new(stream)))
+        }
     }
 }
 

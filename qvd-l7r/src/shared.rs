@@ -1,5 +1,7 @@
 //! What all connections of a router share.
 
+use std::fmt::Display;
+use std::net::SocketAddr;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
@@ -8,6 +10,7 @@ use qvd_core::balance::{LoadBalancer, Weighted};
 use qvd_core::config::Config;
 use qvd_db::Db;
 
+use crate::abuse::{Abuse, Watch};
 use crate::auth::Throttle;
 use crate::counters::Counters;
 use crate::instance::Instance;
@@ -25,6 +28,7 @@ pub(crate) struct Shared {
     pub(crate) counters: Counters,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) throttle: Mutex<Throttle>,
+    watch: Watch,
     /// The router is on its way out and takes no new work.
     pub(crate) stopping: AtomicBool,
     config: RwLock<Config>,
@@ -55,6 +59,7 @@ impl Shared {
             counters: parts.counters,
             metrics: Arc::default(),
             throttle: Mutex::new(parts.throttle),
+            watch: Watch::default(),
             stopping: AtomicBool::new(false),
             config: RwLock::new(parts.config),
             balancer: parts.balancer,
@@ -68,6 +73,11 @@ impl Shared {
 
     pub(crate) fn set_config(&self, config: Config) {
         *self.config.write().unwrap_or_else(PoisonError::into_inner) = config;
+    }
+
+    /// Counts and logs what a peer did.
+    pub(crate) fn saw(&self, what: Abuse, peer: SocketAddr, detail: &dyn Display) {
+        self.watch.saw(what, &self.metrics, peer, detail);
     }
 
     pub(crate) fn balancer(&self) -> Arc<dyn LoadBalancer> {

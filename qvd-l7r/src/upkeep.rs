@@ -1,5 +1,5 @@
 //! What a router does besides its connections: look at its node's row, obey aborts, give back what is owed, clear
-//! up behind routers that died, follow the configuration.
+//! up behind routers that died, follow the configuration, tell of certificates that end.
 //!
 //! A hint only wakes; woken or timed out, each of these reads everything that it watches.
 
@@ -23,7 +23,8 @@ pub(crate) async fn run(shared: Arc<Shared>, tls: Option<Arc<Tls>>) {
         watch_node(&shared),
         obey_aborts(&shared),
         clear_up(&shared),
-        follow_config(&shared, tls.as_deref())
+        follow_config(&shared, tls.as_deref()),
+        watch_certificates(&shared, tls.as_deref())
     );
 }
 
@@ -117,8 +118,14 @@ async fn follow_config(shared: &Shared, tls: Option<&Tls>) {
             seen = Some(rows);
         }
         if let Some(tls) = tls {
-            certificate::follow(&shared.db, tls, &shared.config()).await;
+            certificate::follow(&shared.db, tls, &shared.config(), &shared.metrics).await;
         }
+    }
+}
+
+async fn watch_certificates(shared: &Shared, tls: Option<&Tls>) {
+    if let Some(tls) = tls {
+        certificate::watch(tls, || shared.config(), &shared.metrics).await;
     }
 }
 
@@ -160,8 +167,11 @@ const CONFIG_POLL: Duration = Duration::from_secs(60);
 const CLEAR_UP: Duration = Duration::from_secs(1);
 
 /// Keys that are read once.
-const AT_START: [&str; 9] = [
+const AT_START: [&str; 12] = [
     "l7r.address",
+    "l7r.as_user",
+    "l7r.pid_file",
+    "l7r.user.umask",
     "l7r.port",
     "l7r.use_ssl",
     "l7r.auth.plugins",

@@ -2,23 +2,31 @@
 //!
 //! The first SIGTERM or SIGINT ends it in order: the port is given up, desktops live on until their users leave
 //! or `l7r.drain.timeout` passes. The second ends them too.
+//!
+//! Started by root it listens, then becomes the account of `l7r.as_user`, and only then opens what it works with.
+//! Sockets that a service manager opened (`LISTEN_FDS`) are used instead of `l7r.address` and `l7r.port`.
 
 #![forbid(unsafe_code)]
 
+mod process;
+
+use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{CommandFactory as _, Parser};
 use qvd_bin_common::{
-    ConfigFiles, Failure, LogTo, Signals, add_database_config, init_tracing, load_config, open_db, report,
-    write_manual,
+    ConfigFiles, Failure, LogTo, PidFile, Signals, add_database_config, init_tracing, load_config, open_db,
+    report, write_manual,
 };
 use qvd_core::ErrorKind;
 use qvd_core::config::Config;
 use qvd_core::error::chain;
 use qvd_db::Db;
 use qvd_l7r::{BoundRouter, Router};
+
+use self::process::Account;
 
 /// The layer-7 router of a QVD node.
 #[derive(Debug, Parser)]
@@ -64,28 +72,49 @@ fn run(args: &Args) -> Result<(), Failure> {
     qvd_bin_common::backend(&config)?;
     if args.check_config {
         // Only then: at a start, the database may say something else of these keys.
-        return Router::check_config(&config)
-            .map_err(|e| Failure::new(e.kind(), "cannot use the configuration").because(e));
+        Router::check_config(&config)
+            .map_err(|e| Failure::new(e.kind(), "cannot use the configuration").because(e))?;
+        return Account::wanted(&config).map(drop);
     }
+    let sockets = process::given_sockets()?;
+    process::apply_umask(&config);
     init_tracing(&config, if args.foreground { LogTo::Stderr } else { LogTo::Configured }, &env);
-    if nix::unistd::geteuid().is_root() {
-        tracing::warn!("the router runs as root, which it has no need of; start it as a user of its own");
-    }
     let runtime = tokio::runtime::Runtime::new()
         .map_err(|e| Failure::new(ErrorKind::Internal, "cannot start the runtime").because(e))?;
-    runtime.block_on(route(config))
+    runtime.block_on(route(config, sockets))
 }
 
-async fn route(config: Config) -> Result<(), Failure> {
+async fn route(files: Config, mut sockets: Vec<TcpListener>) -> Result<(), Failure> {
     let mut signals = Signals::new()
         .map_err(|e| Failure::new(ErrorKind::Internal, "cannot listen to signals").because(e))?;
-    let (db, config) = tokio::select! {
-        opened = database(&config) => opened?,
+    let (mut db, config) = tokio::select! {
+        opened = database(&files) => opened?,
         () = signals.stop() => return Ok(()),
     };
-    let router = bind(db, config).await?;
+    let account = Account::wanted(&config)?;
+    process::apply_umask(&config);
+    process::make_room(&config);
+    if sockets.is_empty() {
+        sockets = qvd_l7r::listen(&config).map_err(unstarted)?;
+    }
+    let run_dir = Router::run_dir(&config);
+    match &account {
+        Some(account) => account.own(&run_dir)?,
+        // The pid file comes before the router, which would make it.
+        None => drop(std::fs::create_dir_all(&run_dir)),
+    }
+    let _pid_file = PidFile::write(&config.path("l7r.pid_file"), "l7r.pid_file");
+    if let Some(account) = &account {
+        account.become_it()?;
+        // Opened anew: what the account may not do shows now, and not at the first lost connection.
+        db = open_db(&files).await.map_err(|failure| account.blame(failure))?;
+    }
+    process::warn_of_root();
+    let router = bind(db, config, sockets).await?;
     let fingerprint = router.fingerprint().map(|f| f.to_string()).unwrap_or_else(|| "no TLS".to_owned());
-    tracing::info!(address = %router.local_addr(), fingerprint, "listening");
+    for address in router.local_addrs() {
+        tracing::info!(%address, fingerprint, "listening");
+    }
     serve(router, signals).await
 }
 
@@ -107,10 +136,14 @@ async fn database(config: &Config) -> Result<(Db, Config), Failure> {
     }
 }
 
-async fn bind(db: Db, config: Config) -> Result<BoundRouter, Failure> {
-    let failed = |e: qvd_l7r::Error| Failure::new(e.kind(), "cannot start the router").because(e);
+async fn bind(db: Db, config: Config, sockets: Vec<TcpListener>) -> Result<BoundRouter, Failure> {
     let node = config.text("nodename");
-    Router::builder(db, node).config(config).build().map_err(failed)?.bind().await.map_err(failed)
+    let router = Router::builder(db, node).config(config).listeners(sockets).build().map_err(unstarted)?;
+    router.bind().await.map_err(unstarted)
+}
+
+fn unstarted(error: qvd_l7r::Error) -> Failure {
+    Failure::new(error.kind(), "cannot start the router").because(error)
 }
 
 async fn serve(router: BoundRouter, mut signals: Signals) -> Result<(), Failure> {

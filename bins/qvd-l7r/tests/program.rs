@@ -27,7 +27,11 @@ fn a_configuration_is_checked_and_nothing_done() {
         ("l7r.address = nowhere", "l7r.address"),
         ("l7r.auth.plugins = default,kerberos", "kerberos"),
         ("l7r.loadbalancer.plugin = dice", "l7r.loadbalancer.plugin"),
-        ("l7r.proxy_protocol = 10.0.0.0/8", "l7r.proxy_protocol"),
+        ("l7r.proxy_protocol = 10.0.0.0/33", "l7r.proxy_protocol"),
+        ("l7r.address = 127.0.0.1, nowhere", "nowhere"),
+        ("l7r.ssl.options.SSL_version = !TLSv1_2:!TLSv1_3", "l7r.ssl.options.SSL_version"),
+        ("l7r.ssl.options.SSL_cipher_list = HIGH:!AES:!CHACHA20", "l7r.ssl.options.SSL_cipher_list"),
+        ("l7r.as_user = nobody-of-this-name", "l7r.as_user"),
         ("nodename =", "'nodename' is not set"),
     ] {
         let refused = check(dir.path(), line);

@@ -37,6 +37,8 @@ pub enum Kind {
     List,
     /// An address to listen on: an IP address, a host name, or `*` for all.
     Address,
+    /// Addresses to listen on, separated by commas.
+    Addresses,
     /// An IPv4 address.
     Ipv4,
     /// A prefix length or a dotted mask.
@@ -82,6 +84,7 @@ impl Kind {
             "words" => Self::Words,
             "list" => Self::List,
             "address" => Self::Address,
+            "addresses" => Self::Addresses,
             "ipv4" => Self::Ipv4,
             "netmask" => Self::Netmask,
             "networks" => Self::Networks,
@@ -117,6 +120,7 @@ impl Kind {
             | Self::Octal
             | Self::List
             | Self::Address
+            | Self::Addresses
             | Self::Ipv4
             | Self::Netmask
             | Self::Networks
@@ -150,6 +154,7 @@ impl Kind {
             | Self::Port
             | Self::Octal
             | Self::Address
+            | Self::Addresses
             | Self::Ipv4
             | Self::Netmask
             | Self::Enum(_)
@@ -186,6 +191,10 @@ impl Kind {
                 true
             }
             Self::Address => is_address(text),
+            Self::Addresses => {
+                let addresses = value::list(text, ',');
+                !addresses.is_empty() && addresses.iter().all(|address| is_address(address))
+            }
             Self::Ipv4 => text.parse::<Ipv4Addr>().is_ok(),
             Self::Netmask => value::netmask(text).is_some(),
             Self::Networks => value::list(text, ',').iter().all(|network| is_network(network)),
@@ -216,6 +225,7 @@ impl Kind {
             Self::Command | Self::Words => "is not a command",
             Self::List => "is not a list separated by ','",
             Self::Address => "is not an address (an IP address, a host name, or * for all)",
+            Self::Addresses => "is not a list of addresses (IP addresses or host names, or * for all)",
             Self::Ipv4 => "is not an IPv4 address",
             Self::Netmask => "is not a network mask (0-32, or dotted and contiguous)",
             Self::Networks => "is not a list of networks (such as 10.0.0.0/8, fd00::/8)",
@@ -331,6 +341,7 @@ mod tests {
             &["*", "::", "[::1]", "10.0.0.1", "localhost", "node-1.example.com"],
             &["", "a b", "10.0.0", "1.2.3.4.5", "-x"],
         ),
+        ("addresses", &["*", "10.0.0.1, [::1]", "localhost,node-1"], &["", ",", "10.0.0.1, a b", "1.2.3"]),
         ("ipv4", &["10.0.0.1", " 1.2.3.4 "], &["", "10.0.0", "10.0.0.256", "::1", "x"]),
         (
             "netmask",

@@ -20,6 +20,8 @@ pub(crate) enum Incoming {
     Request(Box<Request>),
     /// Bytes that are none.
     Bad(HeadError),
+    /// A request that began and was not complete in time.
+    Late,
     /// The peer closed, broke, or said nothing for too long.
     Gone,
 }
@@ -75,6 +77,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Channel<S> {
             let was_idle = !self.has_begun();
             match tokio::time::timeout_at(deadline, self.read_ahead()).await {
                 Ok(true) => {}
+                Err(_) if self.has_begun() => return Incoming::Late,
                 Ok(false) | Err(_) => return Incoming::Gone,
             }
             if was_idle {

@@ -1,36 +1,40 @@
-//! TLS of the client port: the certificate from the database, or one made here, and its fingerprint.
+//! TLS of the client port: certificates by name, what is spoken, who must show a certificate.
 //!
-//! TLS 1.2 and 1.3 with the provider aws-lc; no ALPN is negotiated, since a client that offers `h2` must end up
-//! with HTTP/1.1.
+//! The provider is aws-lc. No ALPN is negotiated: a client that offers `h2`, and nothing else even, must end up with
+//! HTTP/1.1, and a list of ours would end its handshake.
+//!
+//! | module | what it knows |
+//! |---|---|
+//! | `material` | texts in PEM form; which certificate is shown for which name |
+//! | `policy` | versions and cipher suites |
+//! | `clients` | certificates of clients |
+//! | `lifetime` | when certificates end |
+//! | `selfsigned` | making a certificate |
 
+mod clients;
+mod lifetime;
+mod material;
+mod policy;
 mod selfsigned;
 
 use std::fmt;
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
-use qvd_core::Secret;
 use qvd_core::config::Config;
+use rustls::ServerConfig;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
-use rustls::server::danger::ClientCertVerifier;
-use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
-use rustls::{RootCertStore, ServerConfig, SupportedProtocolVersion};
+use rustls::pki_types::CertificateDer;
+use rustls::server::{NoServerSessionStorage, ProducesTickets};
 use sha2::{Digest, Sha256};
 use tokio_rustls::TlsAcceptor;
 
+pub(crate) use lifetime::{DAY, Lifetime};
+pub(crate) use material::Material;
+pub(crate) use policy::Policy;
 pub(crate) use selfsigned::self_signed;
 
 use crate::error::{Error, Result};
-
-/// Texts in PEM form, as `ssl_configs` holds them.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Material {
-    pub(crate) certificate: String,
-    pub(crate) key: Secret<String>,
-    pub(crate) ca: Option<String>,
-    pub(crate) crl: Option<String>,
-}
+use material::ByName;
 
 /// SHA-256 of a certificate.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -61,116 +65,120 @@ impl fmt::Debug for Fingerprint {
 /// What new connections are greeted with; may be replaced while connections live.
 #[derive(Debug)]
 pub(crate) struct Tls {
-    current: RwLock<(Arc<ServerConfig>, Fingerprint)>,
+    /// Keys that change by themselves. They outlive certificates: whoever has a ticket need not notice a new one.
+    tickets: Arc<dyn ProducesTickets>,
+    current: RwLock<Current>,
+}
+
+/// One greeting, and what it was made of.
+#[derive(Clone, Debug)]
+struct Current {
+    material: Material,
+    policy: Policy,
+    checks_clients: bool,
+    server: Arc<ServerConfig>,
+    fingerprint: Fingerprint,
+    lifetimes: Arc<[Lifetime]>,
+}
+
+/// What [`Tls::replace`] did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Replaced {
+    /// Nothing differs.
+    Nothing,
+    /// Something else than the certificate that is shown first.
+    Rest,
+    /// The certificate that is shown first.
+    Certificate,
 }
 
 impl Tls {
     pub(crate) fn new(material: &Material, config: &Config) -> Result<Self> {
-        Ok(Self { current: RwLock::new(server_config(material, config)?) })
+        let tickets =
+            aws_lc_rs::Ticketer::new().map_err(|e| Error::Certificate { problem: e.to_string() })?;
+        let current = Current::new(material, config, &tickets)?;
+        current.remark();
+        Ok(Self { tickets, current: RwLock::new(current) })
     }
 
     pub(crate) fn acceptor(&self) -> TlsAcceptor {
-        TlsAcceptor::from(self.read().0)
+        TlsAcceptor::from(self.read(|current| current.server.clone()))
     }
 
     pub(crate) fn fingerprint(&self) -> Fingerprint {
-        self.read().1
+        self.read(|current| current.fingerprint)
     }
 
-    /// Greets later connections with other material; true when the certificate changed.
-    pub(crate) fn replace(&self, material: &Material, config: &Config) -> Result<bool> {
-        let fresh = server_config(material, config)?;
-        let mut current = self.current.write().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let changed = current.1 != fresh.1;
+    /// What ends some day.
+    pub(crate) fn lifetimes(&self) -> Arc<[Lifetime]> {
+        self.read(|current| current.lifetimes.clone())
+    }
+
+    /// Greets later connections with other material, or by another policy.
+    pub(crate) fn replace(&self, material: &Material, config: &Config) -> Result<Replaced> {
+        let policy = Policy::from_config(config)?;
+        let checks_clients = config.flag("l7r.client.cert.require");
+        let is_same = |current: &Current| {
+            current.material == *material
+                && current.policy == policy
+                && current.checks_clients == checks_clients
+        };
+        if self.read(is_same) {
+            return Ok(Replaced::Nothing);
+        }
+        let fresh = Current::new(material, config, &self.tickets)?;
+        fresh.remark();
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        let changed = current.fingerprint != fresh.fingerprint;
         *current = fresh;
-        Ok(changed)
+        Ok(if changed { Replaced::Certificate } else { Replaced::Rest })
     }
 
-    fn read(&self) -> (Arc<ServerConfig>, Fingerprint) {
-        self.current.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    fn read<T>(&self, what: impl FnOnce(&Current) -> T) -> T {
+        what(&self.current.read().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-fn server_config(material: &Material, config: &Config) -> Result<(Arc<ServerConfig>, Fingerprint)> {
-    let unusable = |problem: String| Error::Certificate { problem };
-    let chain = certificates(&material.certificate).map_err(&unusable)?;
-    let leaf = chain.first().ok_or_else(|| unusable("l7r.ssl.cert holds no certificate".to_owned()))?;
-    let fingerprint = Fingerprint::of(leaf);
-    let key = PrivateKeyDer::from_pem_slice(material.key.expose().as_bytes())
-        .map_err(|e| unusable(format!("l7r.ssl.key: {e}")))?;
-    let provider = Arc::new(aws_lc_rs::default_provider());
-    let builder = ServerConfig::builder_with_provider(provider.clone())
-        .with_protocol_versions(versions(&config.text("l7r.ssl.options.SSL_version"))?)
-        .map_err(|e| unusable(e.to_string()))?;
-    let verifier = client_verifier(material, config, &provider)?;
-    let checks_clients = verifier.is_some();
-    let builder = match verifier {
-        Some(verifier) => builder.with_client_cert_verifier(verifier),
-        None => builder.with_no_client_auth(),
-    };
-    let mut server = builder.with_single_cert(chain, key).map_err(|e| unusable(e.to_string()))?;
-    if checks_clients {
-        // A resumed handshake would not look at the client's certificate again.
+impl Current {
+    fn new(material: &Material, config: &Config, tickets: &Arc<dyn ProducesTickets>) -> Result<Self> {
+        let unusable = |problem: String| Error::Certificate { problem };
+        let policy = Policy::from_config(config)?;
+        let provider = Arc::new(CryptoProvider {
+            cipher_suites: policy.suites.clone(),
+            ..aws_lc_rs::default_provider()
+        });
+        let certificates = ByName::new(material, &provider).map_err(unusable)?;
+        let lifetimes = Lifetime::all(material).map_err(unusable)?.into();
+        let fingerprint = Fingerprint::of(certificates.first());
+        let builder = ServerConfig::builder_with_provider(provider.clone())
+            .with_protocol_versions(&policy.versions)
+            .map_err(|e| unusable(e.to_string()))?;
+        let verifier = clients::verifier(material, config, &provider)?;
+        let checks_clients = verifier.is_some();
+        let builder = match verifier {
+            Some(verifier) => builder.with_client_cert_verifier(verifier),
+            None => builder.with_no_client_auth(),
+        };
+        let mut server = builder.with_cert_resolver(Arc::new(certificates));
+        server.ignore_client_order = true;
+        // A ticket holds what a cache would: nothing is kept, no lock taken, per session.
         server.session_storage = Arc::new(NoServerSessionStorage {});
-        server.send_tls13_tickets = 0;
-    } else {
-        // The second connection of clients that list on one and connect on another needs no full handshake.
-        server.ticketer = aws_lc_rs::Ticketer::new().map_err(|e| unusable(e.to_string()))?;
+        if checks_clients {
+            // A resumed handshake would not look at the client's certificate again.
+            server.send_tls13_tickets = 0;
+        } else {
+            // The second connection of clients that list on one and connect on another needs no full handshake.
+            server.ticketer = tickets.clone();
+        }
+        let (material, server) = (material.clone(), Arc::new(server));
+        Ok(Self { material, policy, checks_clients, server, fingerprint, lifetimes })
     }
-    Ok((Arc::new(server), fingerprint))
-}
 
-fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>, String> {
-    CertificateDer::pem_slice_iter(pem.as_bytes())
-        .collect::<Result<_, _>>()
-        .map_err(|e| format!("l7r.ssl.cert or l7r.ssl.ca: {e}"))
-}
-
-/// The policy text of old installations is a colon list, `!` excludes. Below TLS 1.2 nothing can be had.
-fn versions(policy: &str) -> Result<&'static [&'static SupportedProtocolVersion]> {
-    static BOTH: [&SupportedProtocolVersion; 2] = [&rustls::version::TLS13, &rustls::version::TLS12];
-    let words: Vec<String> = policy.split(':').map(|w| w.trim().to_ascii_lowercase()).collect();
-    let excluded = |name: &str| words.iter().any(|w| w.strip_prefix('!') == Some(name));
-    let only_13 =
-        words.iter().all(|w| w.starts_with('!') || w == "tlsv1_3") && words.iter().any(|w| w == "tlsv1_3");
-    match (excluded("tlsv1_2") || only_13, excluded("tlsv1_3")) {
-        (false, false) => Ok(&BOTH),
-        (true, false) => Ok(&BOTH[..1]),
-        (false, true) => Ok(&BOTH[1..]),
-        (true, true) => Err(Error::Setting {
-            key: "l7r.ssl.options.SSL_version",
-            problem: format!("'{policy}' leaves neither TLS 1.2 nor TLS 1.3"),
-        }),
+    fn remark(&self) {
+        for remark in &self.policy.remarks {
+            tracing::warn!("{remark}");
+        }
     }
-}
-
-fn client_verifier(
-    material: &Material,
-    config: &Config,
-    provider: &Arc<CryptoProvider>,
-) -> Result<Option<Arc<dyn ClientCertVerifier>>> {
-    if !config.flag("l7r.client.cert.require") {
-        return Ok(None);
-    }
-    let unusable = |problem: String| Error::Certificate { problem };
-    let ca = material.ca.as_deref().ok_or(Error::Setting {
-        key: "l7r.client.cert.require",
-        problem: "needs a CA; set one with 'qa config ssl ca=…' or turn it off".to_owned(),
-    })?;
-    let mut roots = RootCertStore::empty();
-    for certificate in certificates(ca).map_err(&unusable)? {
-        roots.add(certificate).map_err(|e| unusable(format!("l7r.ssl.ca: {e}")))?;
-    }
-    let mut builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone());
-    if let Some(crl) = &material.crl {
-        let lists: Vec<CertificateRevocationListDer<'static>> =
-            CertificateRevocationListDer::pem_slice_iter(crl.as_bytes())
-                .collect::<Result<_, _>>()
-                .map_err(|e| unusable(format!("l7r.ssl.crl: {e}")))?;
-        // One whose issuer has no list here is refused: a list that says nothing of it is no permission.
-        builder = builder.with_crls(lists).only_check_end_entity_revocation();
-    }
-    builder.build().map(Some).map_err(|e| unusable(format!("l7r.ssl.ca: {e}")))
 }
 
 #[cfg(test)]
@@ -183,18 +191,13 @@ mod tests {
         let tls = Tls::new(&material, &Config::defaults()).unwrap();
         let printed = tls.fingerprint().to_string();
         assert_eq!(printed.len(), "SHA256:".len() + 32 * 3 - 1);
-        assert!(!tls.replace(&material, &Config::defaults()).unwrap(), "the same certificate");
-        assert!(tls.replace(&self_signed("node1", None).unwrap(), &Config::defaults()).unwrap());
-        assert!(!format!("{material:?}").contains("PRIVATE"), "keys do not show");
-    }
-
-    #[test]
-    fn the_version_policy_of_old_installations_means_two_and_three() {
-        assert_eq!(versions("TLSv1_2:!SSLv3:!SSLv2:!TLSv1").unwrap().len(), 2);
-        assert_eq!(versions("").unwrap().len(), 2);
-        assert_eq!(versions("TLSv1_3").unwrap(), [&rustls::version::TLS13]);
-        assert_eq!(versions("SSLv23:!TLSv1_3").unwrap(), [&rustls::version::TLS12]);
-        assert!(versions("!TLSv1_2:!TLSv1_3").is_err());
+        let same = tls.replace(&material, &Config::defaults()).unwrap();
+        assert_eq!(same, Replaced::Nothing, "the same certificate");
+        let stricter = Config::builder().set("l7r.ssl.options.SSL_version", "TLSv1_3").build().unwrap();
+        assert_eq!(tls.replace(&material, &stricter).unwrap(), Replaced::Rest);
+        let other = self_signed("node1", None).unwrap();
+        assert_eq!(tls.replace(&other, &stricter).unwrap(), Replaced::Certificate);
+        assert!(!format!("{material:?} {tls:?}").contains("PRIVATE"), "keys do not show");
     }
 
     #[test]

@@ -6,8 +6,10 @@
 
 mod support;
 
+mod certificates;
 mod checks;
 mod connect;
+mod doors;
 mod http;
 mod lifecycle;
 mod login;

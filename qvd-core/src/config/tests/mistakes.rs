@@ -19,7 +19,7 @@ fn all_mistakes_are_listed_with_their_lines() {
             "node.conf:4: l7r.use_ssl: 'perhaps' is not a boolean (1 yes y true t on, or 0 no n false f off)",
             "more.conf:1: log.level: 'loud' is not one of ALL, TRACE, DEBUG, INFO, WARN, ERROR, FATAL, OFF",
             "more.conf:2: vm.network.netmask: '255.0.255.0' is not a network mask (0-32, or dotted and contiguous)",
-            "command line: l7r.address: 'a b' is not an address (an IP address, a host name, or * for all)",
+            "command line: l7r.address: 'a b' is not a list of addresses (IP addresses or host names, or * for all)",
             "QVD_SET: l7r.limit.head.timeout: 'soon' is not a time in seconds (such as 30, 0.5, 10m, 2h or 1d)",
         ]
     );

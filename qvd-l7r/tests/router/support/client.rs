@@ -67,8 +67,13 @@ impl Client {
     /// Connects with a configuration of the test's own.
     pub(crate) async fn try_connect(address: SocketAddr, config: ClientConfig) -> Result<Self, String> {
         let tcp = TcpStream::connect(address).await.map_err(|e| e.to_string())?;
+        Self::over(tcp, "localhost", config).await
+    }
+
+    /// Speaks over a connection that there is, to the server of this name.
+    pub(crate) async fn over(tcp: TcpStream, name: &str, config: ClientConfig) -> Result<Self, String> {
         tcp.set_nodelay(true).unwrap();
-        let name = ServerName::try_from("localhost").unwrap();
+        let name = ServerName::try_from(name.to_owned()).unwrap();
         let tls = ClientConnection::new(Arc::new(config), name).map_err(|e| e.to_string())?;
         let mut client =
             Self { tcp, tls, raw: Vec::new(), records: VecDeque::new(), notified: false, ended: false };

@@ -1,0 +1,144 @@
+//! What peers do wrong: counted always, logged at a bounded rate.
+//!
+//! The one place for both, so that nobody fills a disk by knocking: of each kind a few lines are written in a
+//! minute, and what was left out is told with the first line of the next.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::metrics::{Counter, Metrics};
+
+/// A kind of misbehaviour, or of what looks like it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Abuse {
+    /// An address has as many connections as it may.
+    AddressIsFull,
+    /// A TLS handshake failed.
+    Handshake,
+    /// A TLS handshake, or a PROXY header before it, did not come in time.
+    SlowHandshake,
+    /// A balancer's connection had no usable PROXY header.
+    NoProxyHeader,
+    /// What came is no request, or too large a one.
+    BadHead,
+    /// A request head did not come in time.
+    SlowHead,
+}
+
+impl Abuse {
+    const ALL: [Self; 6] = [
+        Self::AddressIsFull,
+        Self::Handshake,
+        Self::SlowHandshake,
+        Self::NoProxyHeader,
+        Self::BadHead,
+        Self::SlowHead,
+    ];
+
+    fn counter(self, metrics: &Metrics) -> &Counter {
+        match self {
+            Self::AddressIsFull => &metrics.refused_connections_total,
+            Self::Handshake => &metrics.handshake_failures_total,
+            Self::SlowHandshake => &metrics.handshake_timeouts_total,
+            Self::NoProxyHeader => &metrics.proxy_failures_total,
+            Self::BadHead => &metrics.bad_heads_total,
+            Self::SlowHead => &metrics.head_timeouts_total,
+        }
+    }
+
+    const fn text(self) -> &'static str {
+        match self {
+            Self::AddressIsFull => "connection refused",
+            Self::Handshake => "no handshake",
+            Self::SlowHandshake => "handshake too slow",
+            Self::NoProxyHeader => "no client behind a balancer",
+            Self::BadHead => "no request",
+            Self::SlowHead => "request too slow",
+        }
+    }
+}
+
+/// Writes down what peers do.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    quotas: Mutex<[Quota; Abuse::ALL.len()]>,
+}
+
+impl Default for Watch {
+    fn default() -> Self {
+        Self { quotas: Mutex::new([Quota::default(); Abuse::ALL.len()]) }
+    }
+}
+
+impl Watch {
+    /// Counts what a peer did, and logs it unless too much of this kind was logged of late.
+    pub(crate) fn saw(&self, what: Abuse, metrics: &Metrics, peer: SocketAddr, detail: &dyn fmt::Display) {
+        what.counter(metrics).add(1);
+        let mut quotas = self.quotas.lock().unwrap_or_else(PoisonError::into_inner);
+        let told = quotas[what as usize].take(Instant::now());
+        drop(quotas);
+        match told {
+            Some(0) => tracing::warn!(client = %peer, "{}: {detail}", what.text()),
+            Some(untold) => tracing::warn!(client = %peer, untold, "{}: {detail}", what.text()),
+            None => {}
+        }
+    }
+}
+
+/// How many lines of a kind may still be written. Pure: times in.
+#[derive(Clone, Copy, Debug, Default)]
+struct Quota {
+    since: Option<Instant>,
+    written: u32,
+    untold: u64,
+}
+
+impl Quota {
+    /// Asks for a line. Some: write it, and so many were left out before it.
+    fn take(&mut self, now: Instant) -> Option<u64> {
+        if self.since.is_none_or(|since| now.saturating_duration_since(since) >= WINDOW) {
+            (self.since, self.written) = (Some(now), 0);
+        }
+        if self.written >= LINES {
+            self.untold += 1;
+            return None;
+        }
+        self.written += 1;
+        Some(std::mem::take(&mut self.untold))
+    }
+}
+
+/// So many lines of one kind …
+const LINES: u32 = 10;
+
+/// … are written in this time.
+const WINDOW: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_bounded_and_what_was_left_out_is_told() {
+        let (mut quota, begin) = (Quota::default(), Instant::now());
+        let written = (0..1000).filter(|_| quota.take(begin).is_some()).count();
+        assert_eq!(written, 10);
+        let later = begin + WINDOW - Duration::from_millis(1);
+        assert_eq!(quota.take(later), None);
+        assert_eq!(quota.take(begin + WINDOW), Some(991), "the first line of the next minute tells");
+        assert_eq!(quota.take(begin + WINDOW), Some(0));
+    }
+
+    #[test]
+    fn every_kind_has_a_place_and_a_counter_of_its_own() {
+        let (watch, metrics) = (Watch::default(), Metrics::default());
+        let peer = SocketAddr::from(([192, 0, 2, 1], 1));
+        for (at, what) in Abuse::ALL.into_iter().enumerate() {
+            assert_eq!(what as usize, at);
+            watch.saw(what, &metrics, peer, &"seen");
+            assert_eq!(what.counter(&metrics).get(), 1, "{what:?}");
+        }
+    }
+}
