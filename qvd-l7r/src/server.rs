@@ -9,7 +9,6 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
-use tokio_rustls::TlsAcceptor;
 
 use crate::abuse::Abuse;
 use crate::counters::CounterQueue;
@@ -196,7 +195,7 @@ impl Door {
             },
         };
         self.shared.metrics.connections_total.add(1);
-        let greeting = self.tls.as_ref().map(|tls| tls.acceptor());
+        let greeting = self.tls.as_ref().map(|tls| tls.config());
         let limit = config.seconds("l7r.limit.handshake.timeout");
         let (shared, leaving) = (self.shared.clone(), self.leaving.subscribe());
         self.connections.spawn(async move {
@@ -305,21 +304,21 @@ async fn arrive_by_balancer(
     entrance: &Entrance,
     mut stream: TcpStream,
     balancer: SocketAddr,
-    greeting: Option<TlsAcceptor>,
+    greeting: Option<Arc<rustls::ServerConfig>>,
 ) -> Result<(ClientStream, SocketAddr, Place), Missed> {
     let client = proxied::client_of(&mut stream, balancer).await.map_err(Missed::NotProxied)?;
     let place = entrance.enter(client).ok_or(Missed::Told)?;
     Ok((greet(stream, greeting).await?, client, place))
 }
 
-async fn greet(stream: TcpStream, greeting: Option<TlsAcceptor>) -> Result<ClientStream, Missed> {
+async fn greet(
+    stream: TcpStream,
+    greeting: Option<Arc<rustls::ServerConfig>>,
+) -> Result<ClientStream, Missed> {
     tune(&stream).map_err(Missed::Handshake)?;
     match greeting {
-        None => Ok(ClientStream::Plain(stream)),
-        Some(acceptor) => {
-            let stream = acceptor.accept(stream).await.map_err(Missed::Handshake)?;
-            Ok(ClientStream::Tls(Box::new(stream)))
-        }
+        None => Ok(ClientStream::plain(stream)),
+        Some(config) => ClientStream::greet(stream, config).await.map_err(Missed::Handshake),
     }
 }
 

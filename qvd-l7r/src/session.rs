@@ -35,8 +35,7 @@ impl Session {
         let _live = shared.metrics.sessions.hold();
         shared.metrics.sessions_total.add(1);
         let begun = Instant::now();
-        let both_ways = self.client.is_tls();
-        let mut pump = Pump::new(&mut self.client, &mut self.desktop, both_ways, self.prefix);
+        let mut pump = Pump::new(&mut self.client, &mut self.desktop, self.prefix);
         let ordered = async {
             // One that came when the 101 was on its way has been said already.
             match self.ticket.order() {

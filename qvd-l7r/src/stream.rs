@@ -3,34 +3,46 @@
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use qvd_core::hypervisor::{Endpoint, X_SOCKET};
+use rustls::ServerConfig;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
-use tokio_rustls::server::TlsStream;
 
 use qvd_vma::client::dial_unix;
+
+use crate::forward::{Buffers, PlainStream, Side, TlsStream};
 
 /// A client's connection.
 #[derive(Debug)]
 pub(crate) enum ClientStream {
-    Plain(TcpStream),
+    Plain(PlainStream<TcpStream>),
     Tls(Box<TlsStream<TcpStream>>),
 }
 
 /// A desktop's connection.
 #[derive(Debug)]
 pub(crate) enum DesktopStream {
-    Tcp(TcpStream),
-    Unix(UnixStream),
+    Tcp(PlainStream<TcpStream>),
+    Unix(PlainStream<UnixStream>),
 }
 
 impl ClientStream {
-    pub(crate) fn is_tls(&self) -> bool {
-        matches!(self, Self::Tls(_))
+    pub(crate) fn plain(socket: TcpStream) -> Self {
+        Self::Plain(PlainStream::new(socket))
+    }
+
+    /// Shakes hands over TLS.
+    ///
+    /// # Errors
+    ///
+    /// The connection's; `InvalidData` when the client speaks no TLS that suits the configuration.
+    pub(crate) async fn greet(socket: TcpStream, config: Arc<ServerConfig>) -> io::Result<Self> {
+        Ok(Self::Tls(Box::new(TlsStream::accept(socket, config).await?)))
     }
 }
 
@@ -47,9 +59,11 @@ impl DesktopStream {
                 Endpoint::Ip { address, x_port, .. } => {
                     let stream = TcpStream::connect(SocketAddr::new(*address, *x_port)).await?;
                     tune(&stream)?;
-                    Ok(Self::Tcp(stream))
+                    Ok(Self::Tcp(PlainStream::new(stream)))
                 }
-                Endpoint::Unix { dir } => dial_unix(dir, X_SOCKET).await.map(Self::Unix),
+                Endpoint::Unix { dir } => {
+                    dial_unix(dir, X_SOCKET).await.map(|stream| Self::Unix(PlainStream::new(stream)))
+                }
                 _ => {
                     Err(io::Error::new(io::ErrorKind::Unsupported, "this kind of address cannot be dialled"))
                 }
@@ -71,31 +85,42 @@ pub(crate) fn tune(stream: &TcpStream) -> io::Result<()> {
 
 macro_rules! delegate {
     ($name:ident { $($variant:ident),* }) => {
-        impl AsyncRead for $name {
-            fn poll_read(
-                self: Pin<&mut Self>,
-                cx: &mut Context<'_>,
-                buf: &mut ReadBuf<'_>,
-            ) -> Poll<io::Result<()>> {
-                match self.get_mut() { $(Self::$variant(s) => Pin::new(s).poll_read(cx, buf),)* }
+        impl Side for $name {
+            fn closes_both_ways(&self) -> bool {
+                match self { $(Self::$variant(s) => s.closes_both_ways(),)* }
             }
-        }
 
-        impl AsyncWrite for $name {
-            fn poll_write(
-                self: Pin<&mut Self>,
+            fn poll_pull(
+                &mut self,
                 cx: &mut Context<'_>,
-                buf: &[u8],
+                most: usize,
+                buffers: &mut Buffers,
             ) -> Poll<io::Result<usize>> {
-                match self.get_mut() { $(Self::$variant(s) => Pin::new(s).poll_write(cx, buf),)* }
+                match self { $(Self::$variant(s) => s.poll_pull(cx, most, buffers),)* }
             }
 
-            fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-                match self.get_mut() { $(Self::$variant(s) => Pin::new(s).poll_flush(cx),)* }
+            fn push(&mut self, cx: &mut Context<'_>, length: usize, buffers: &mut Buffers) -> io::Result<()> {
+                match self { $(Self::$variant(s) => s.push(cx, length, buffers),)* }
             }
 
-            fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-                match self.get_mut() { $(Self::$variant(s) => Pin::new(s).poll_shutdown(cx),)* }
+            fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+                match self { $(Self::$variant(s) => s.poll_sent(cx),)* }
+            }
+
+            fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+                match self { $(Self::$variant(s) => s.poll_finish(cx),)* }
+            }
+
+            fn held(&self) -> usize {
+                match self { $(Self::$variant(s) => s.held(),)* }
+            }
+
+            fn footprint(&self) -> usize {
+                match self { $(Self::$variant(s) => s.footprint(),)* }
+            }
+
+            fn forget(&mut self) {
+                match self { $(Self::$variant(s) => s.forget(),)* }
             }
         }
     };
@@ -103,3 +128,36 @@ macro_rules! delegate {
 
 delegate!(ClientStream { Plain, Tls });
 delegate!(DesktopStream { Tcp, Unix });
+
+/// Until the 101, a client's stream carries HTTP.
+impl AsyncRead for ClientStream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for ClientStream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_shutdown(cx),
+        }
+    }
+}

@@ -1,9 +1,10 @@
 //! One direction of a session's stream.
 
-use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use super::backlog::is_process_laden;
+use super::buffers::{BUFFER_SIZE, Buffers};
+use super::side::Side;
 
 /// What a turn came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,7 +25,7 @@ pub(super) enum Turn {
 enum Phase {
     /// Bytes may come.
     Open,
-    /// No more bytes come; flush, then shut writing down.
+    /// No more bytes come; deliver what is kept, then shut writing down.
     Ending,
     /// The receiver is gone; bytes are read and dropped, so that the sender's end is noticed.
     Discarding,
@@ -35,37 +36,29 @@ enum Phase {
 #[derive(Debug)]
 pub(super) struct Lane {
     phase: Phase,
-    unsent: Vec<u8>,
-    sent: usize,
-    /// Bytes were written since the last complete flush.
-    unflushed: bool,
+    /// Delivered before anything is read.
+    first: Vec<u8>,
     /// The receiver was slow a moment ago: read less at once, so that less has to be kept.
     cautious: bool,
-    moved: u64,
+    pushed: u64,
 }
 
 impl Lane {
     /// A lane that delivers these bytes first.
-    pub(super) fn holding(mut bytes: Vec<u8>) -> Self {
+    pub(super) fn beginning_with(mut first: Vec<u8>) -> Self {
         // A buffer that was read into and is empty again is a buffer all the same.
-        bytes.shrink_to_fit();
-        Self { phase: Phase::Open, unsent: bytes, sent: 0, unflushed: false, cautious: false, moved: 0 }
-    }
-
-    pub(super) fn moved(&self) -> u64 {
-        self.moved
+        first.shrink_to_fit();
+        Self { phase: Phase::Open, first, cautious: false, pushed: 0 }
     }
 
     /// Memory kept besides the lane itself.
-    #[cfg(test)]
     pub(super) fn footprint(&self) -> usize {
-        self.unsent.capacity()
+        self.first.capacity()
     }
 
-    /// Bytes kept for a receiver that was slow.
-    #[cfg(test)]
-    pub(super) fn held(&self) -> usize {
-        self.unsent.len() - self.sent
+    /// Bytes given to the receiver; it may still keep some.
+    pub(super) fn pushed(&self) -> u64 {
+        self.pushed
     }
 
     /// Whether it delivers nothing any more.
@@ -82,7 +75,7 @@ impl Lane {
         matches!(self.phase, Phase::Ending | Phase::Closed)
     }
 
-    /// Reads nothing more; delivers what it holds.
+    /// Reads nothing more; what the receiver keeps is delivered.
     pub(super) fn end(&mut self) {
         self.phase = match self.phase {
             Phase::Open | Phase::Ending => Phase::Ending,
@@ -90,9 +83,9 @@ impl Lane {
         };
     }
 
-    /// Drops what it holds and everything that still comes.
-    pub(super) fn discard(&mut self) {
-        self.unsent = Vec::new();
+    /// Drops everything that still comes; of what was given to the receiver, so much was lost.
+    pub(super) fn discard(&mut self, lost: usize) {
+        self.pushed = self.pushed.saturating_sub(lost as u64);
         self.phase = match self.phase {
             Phase::Open | Phase::Discarding => Phase::Discarding,
             Phase::Ending | Phase::Closed => Phase::Closed,
@@ -101,155 +94,109 @@ impl Lane {
 
     /// Moves bytes until one side would block, something happens that the pump must know, or it is another
     /// session's turn.
-    pub(super) fn turn<R, W>(
+    pub(super) fn turn<F, T>(
         &mut self,
         cx: &mut Context<'_>,
-        from: &mut R,
-        to: &mut W,
-        buffer: &mut [u8],
+        from: &mut F,
+        to: &mut T,
+        buffers: &mut Buffers,
     ) -> Turn
     where
-        R: AsyncRead + Unpin,
-        W: AsyncWrite + Unpin,
+        F: Side,
+        T: Side,
     {
         for _ in 0..BUFFERS_PER_TURN {
-            match self.deliver_unsent(cx, to) {
-                Poll::Pending => return Turn::Waiting,
-                Poll::Ready(Err(Broken)) => return Turn::WriteBroke,
-                Poll::Ready(Ok(())) => {}
-            }
-            match self.phase {
+            let delivered = match self.phase {
+                Phase::Open => to.poll_sent(cx),
+                Phase::Ending => to.poll_finish(cx),
+                Phase::Discarding => Poll::Ready(Ok(())),
                 Phase::Closed => return Turn::Finished,
-                Phase::Ending => match self.finish(cx, to) {
-                    Poll::Pending => return Turn::Waiting,
-                    Poll::Ready(Err(Broken)) => return Turn::WriteBroke,
-                    Poll::Ready(Ok(())) => {}
-                },
-                Phase::Open | Phase::Discarding => match self.read_once(cx, from, to, buffer) {
-                    Poll::Pending => return self.flush(cx, to),
-                    Poll::Ready(Some(turn)) => return turn,
-                    Poll::Ready(None) => {}
-                },
+            };
+            match delivered {
+                Poll::Pending => return Turn::Waiting,
+                // A receiver that has closed already is as closed as we want it, if it got everything.
+                Poll::Ready(Err(_)) if self.phase == Phase::Open || to.held() > 0 => return Turn::WriteBroke,
+                Poll::Ready(_) => {}
+            }
+            if self.phase == Phase::Ending {
+                self.phase = Phase::Closed;
+                continue;
+            }
+            match self.move_once(cx, from, to, buffers) {
+                Poll::Pending => return Turn::Waiting,
+                Poll::Ready(Some(turn)) => return turn,
+                Poll::Ready(None) => {}
             }
         }
         cx.waker().wake_by_ref();
         Turn::Waiting
     }
 
-    fn read_once<R, W>(
+    /// One read, one write.
+    fn move_once<F, T>(
         &mut self,
         cx: &mut Context<'_>,
-        from: &mut R,
-        to: &mut W,
-        buffer: &mut [u8],
+        from: &mut F,
+        to: &mut T,
+        buffers: &mut Buffers,
     ) -> Poll<Option<Turn>>
     where
-        R: AsyncRead + Unpin,
-        W: AsyncWrite + Unpin,
+        F: Side,
+        T: Side,
     {
-        let size = if self.cautious { CAUTIOUS_READ.min(buffer.len()) } else { buffer.len() };
-        let mut filled = ReadBuf::new(&mut buffer[..size]);
-        let outcome = std::task::ready!(Pin::new(from).poll_read(cx, &mut filled));
-        let ending = match outcome {
-            Err(_) => Some(Turn::ReadBroke),
-            Ok(()) if filled.filled().is_empty() => Some(Turn::ReachedEnd),
-            Ok(()) => None,
+        let pulled = if self.first.is_empty() {
+            std::task::ready!(from.poll_pull(cx, self.most(), buffers))
+        } else {
+            Ok(self.take_first(buffers))
         };
-        if let Some(turn) = ending {
-            let discarding = self.phase == Phase::Discarding;
-            self.phase = if discarding { Phase::Closed } else { Phase::Ending };
-            // The next turn finishes; make sure that there is one.
-            cx.waker().wake_by_ref();
-            return Poll::Ready(Some(turn));
-        }
+        let length = match pulled {
+            Ok(0) => return Poll::Ready(Some(self.no_more(cx, Turn::ReachedEnd))),
+            Err(_) => return Poll::Ready(Some(self.no_more(cx, Turn::ReadBroke))),
+            Ok(length) => length,
+        };
         if self.phase == Phase::Open {
-            match self.write_through(cx, to, filled.filled()) {
-                Ok(taken) if taken == filled.filled().len() => self.cautious = false,
-                Ok(taken) => {
-                    self.cautious = true;
-                    self.unsent = filled.filled()[taken..].to_vec();
-                    self.sent = 0;
-                }
-                Err(Broken) => return Poll::Ready(Some(Turn::WriteBroke)),
+            if to.push(cx, length, buffers).is_err() {
+                return Poll::Ready(Some(Turn::WriteBroke));
             }
+            self.pushed += length as u64;
+            self.cautious = to.held() > 0;
         }
         Poll::Ready(None)
     }
 
-    /// Writes until all is taken or the receiver would block; returns how much was taken.
-    fn write_through<W>(&mut self, cx: &mut Context<'_>, to: &mut W, bytes: &[u8]) -> Result<usize, Broken>
-    where
-        W: AsyncWrite + Unpin,
-    {
-        let mut taken = 0;
-        while taken < bytes.len() {
-            match Pin::new(&mut *to).poll_write(cx, &bytes[taken..]) {
-                Poll::Pending => break,
-                Poll::Ready(Ok(0)) | Poll::Ready(Err(_)) => return Err(Broken),
-                Poll::Ready(Ok(n)) => {
-                    taken += n;
-                    self.moved += n as u64;
-                    self.unflushed = true;
-                }
-            }
+    fn take_first(&mut self, buffers: &mut Buffers) -> usize {
+        let length = self.first.len().min(buffers.clear.len());
+        buffers.clear[..length].copy_from_slice(&self.first[..length]);
+        self.first.drain(..length);
+        if self.first.is_empty() {
+            self.first = Vec::new();
         }
-        Ok(taken)
+        length
     }
 
-    fn deliver_unsent<W>(&mut self, cx: &mut Context<'_>, to: &mut W) -> Poll<Result<(), Broken>>
-    where
-        W: AsyncWrite + Unpin,
-    {
-        if self.unsent.is_empty() {
-            return Poll::Ready(Ok(()));
+    fn most(&self) -> usize {
+        if is_process_laden() {
+            LADEN_READ
+        } else if self.cautious {
+            CAUTIOUS_READ
+        } else {
+            BUFFER_SIZE
         }
-        let bytes = std::mem::take(&mut self.unsent);
-        let taken = self.write_through(cx, to, &bytes[self.sent..])?;
-        self.sent += taken;
-        if self.sent < bytes.len() {
-            self.unsent = bytes;
-            return Poll::Pending;
-        }
-        self.sent = 0;
-        Poll::Ready(Ok(()))
     }
 
-    /// Pushes out what the receiver's own layer (TLS) may still hold, before waiting for more.
-    fn flush<W>(&mut self, cx: &mut Context<'_>, to: &mut W) -> Turn
-    where
-        W: AsyncWrite + Unpin,
-    {
-        if self.unflushed {
-            match Pin::new(to).poll_flush(cx) {
-                Poll::Pending => {}
-                Poll::Ready(Ok(())) => self.unflushed = false,
-                Poll::Ready(Err(_)) => return Turn::WriteBroke,
-            }
-        }
-        Turn::Waiting
-    }
-
-    fn finish<W>(&mut self, cx: &mut Context<'_>, to: &mut W) -> Poll<Result<(), Broken>>
-    where
-        W: AsyncWrite + Unpin,
-    {
-        if self.unflushed {
-            std::task::ready!(Pin::new(&mut *to).poll_flush(cx)).map_err(|_| Broken)?;
-            self.unflushed = false;
-        }
-        // A receiver that has closed already is as closed as we want it.
-        let _ = std::task::ready!(Pin::new(to).poll_shutdown(cx));
-        self.phase = Phase::Closed;
-        Poll::Ready(Ok(()))
+    fn no_more(&mut self, cx: &mut Context<'_>, how: Turn) -> Turn {
+        self.phase = if self.phase == Phase::Discarding { Phase::Closed } else { Phase::Ending };
+        // The next turn finishes; make sure that there is one.
+        cx.waker().wake_by_ref();
+        how
     }
 }
-
-/// The receiver cannot take bytes any more.
-#[derive(Debug)]
-struct Broken;
 
 /// Bounds the work of one session before others have their turn.
 const BUFFERS_PER_TURN: usize = 8;
 
-/// Most bytes read at once after a short write.
+/// Most bytes read at once after a short write (protocol page, row 74).
 const CAUTIOUS_READ: usize = 64 << 10;
+
+/// Most bytes read at once while all sessions together keep very much.
+const LADEN_READ: usize = 16 << 10;

@@ -1,32 +1,40 @@
-//! The pump: once a desktop is connected, bytes move between two streams, and nothing else happens.
+//! The pump: once a desktop is connected, bytes move between two sockets, and nothing else happens.
 //!
-//! It knows no protocol, no database and no lock, and allocates only for bytes that the receiver would not take
-//! yet. Buffers belong to the thread: an idle session holds none. This module is the one place to replace for a
-//! faster data path; its callers know [`Pump`], [`Prefix`] and [`Ended`].
+//! It knows no HTTP, no database and no lock, and allocates only for bytes that a receiver would not take yet.
+//! Buffers belong to the thread: an idle session holds none. This module is the one place to replace for a
+//! faster data path.
 //!
 //! ```text
-//! client ──read──▶ thread buffer ──write──▶ desktop      lane up
-//! client ◀──write── thread buffer ◀──read── desktop      lane down
-//!                     │ not taken
-//!                     └▶ lane.unsent; the lane reads nothing while it holds bytes
+//!          TlsStream                                       PlainStream
+//! client ──read──▶ sealed ──open all whole records──▶ clear ──write──▶ desktop   lane up
+//! client ◀──write── sealed ◀──seal all of it── clear ◀──read── desktop           lane down
+//!             │ not taken                         │ not taken
+//!             └▶ backlog                          └▶ backlog; who has one is given nothing more
 //! ```
 //!
-//! End of file on one side: what is buffered is flushed, then writing is shut down on the other (with TLS that is
+//! End of file on one side: what is kept is sent, then writing is shut down on the other (with TLS that is
 //! close_notify). A TLS client that closes has closed both ways. It is over when neither side can make progress: a
 //! client that stays behind a desktop that is gone is left after a while.
 
+mod backlog;
+mod buffers;
 mod lane;
+mod side;
+mod tls;
 
-use std::cell::RefCell;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Duration, Sleep};
 
+use buffers::with_buffers;
 use lane::{Lane, Turn};
+
+pub use buffers::Buffers;
+pub use side::{PlainStream, Side};
+pub use tls::TlsStream;
 
 /// Bytes that the client sent behind its request head: the beginning of the stream to the desktop.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -69,33 +77,28 @@ pub struct Moved {
 ///
 /// # Cancellation
 ///
-/// Dropping it leaves both streams open; bytes that one of them had not taken are lost.
+/// Dropping it leaves both sides open, and able to send what they keep.
 #[derive(Debug)]
 pub struct Pump<'a, C, D> {
     client: &'a mut C,
     desktop: &'a mut D,
-    client_closes_both_ways: bool,
     up: Lane,
     down: Lane,
+    /// Nothing more is to be had from the client, and nothing can be told to it.
+    client_lost: bool,
     ended: Option<Ended>,
     farewell: Option<Pin<Box<Sleep>>>,
 }
 
-impl<'a, C, D> Pump<'a, C, D>
-where
-    C: AsyncRead + AsyncWrite + Unpin,
-    D: AsyncRead + AsyncWrite + Unpin,
-{
-    /// A pump between two streams. The prefix goes to the desktop before anything is read.
-    ///
-    /// `client_closes_both_ways` is true for TLS, whose clients do not half-close.
-    pub fn new(client: &'a mut C, desktop: &'a mut D, client_closes_both_ways: bool, prefix: Prefix) -> Self {
+impl<'a, C: Side, D: Side> Pump<'a, C, D> {
+    /// A pump between two sides. The prefix goes to the desktop before anything is read.
+    pub fn new(client: &'a mut C, desktop: &'a mut D, prefix: Prefix) -> Self {
         Self {
             client,
             desktop,
-            client_closes_both_ways,
-            up: Lane::holding(prefix.0),
-            down: Lane::holding(Vec::new()),
+            up: Lane::beginning_with(prefix.0),
+            down: Lane::beginning_with(Vec::new()),
+            client_lost: false,
             ended: None,
             farewell: None,
         }
@@ -103,7 +106,13 @@ where
 
     /// Bytes moved so far.
     pub fn moved(&self) -> Moved {
-        Moved { up: self.up.moved(), down: self.down.moved() }
+        let sent = |lane: &Lane, held: usize| lane.pushed().saturating_sub(held as u64);
+        Moved { up: sent(&self.up, self.desktop.held()), down: sent(&self.down, self.client.held()) }
+    }
+
+    /// Memory for bytes on their way, none in an idle session.
+    pub fn footprint(&self) -> usize {
+        self.up.footprint() + self.client.footprint() + self.desktop.footprint()
     }
 
     fn note(&mut self, ended: Ended) {
@@ -111,27 +120,28 @@ where
     }
 
     /// Moves what can be moved; true when the session is over.
-    fn turn(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> bool {
-        match self.up.turn(cx, self.client, self.desktop, buffer) {
+    fn turn(&mut self, cx: &mut Context<'_>, buffers: &mut Buffers) -> bool {
+        match self.up.turn(cx, self.client, self.desktop, buffers) {
             Turn::Waiting | Turn::Finished => {}
             Turn::ReachedEnd => self.note(Ended::ByClient),
             Turn::ReadBroke => self.client_is_lost(),
             Turn::WriteBroke => {
                 self.note(Ended::DesktopLost);
-                self.up.discard();
+                self.up.discard(self.desktop.held());
+                self.desktop.forget();
                 cx.waker().wake_by_ref();
             }
         }
         if self.client_is_gone() {
-            return self.farewell(cx, buffer);
+            return self.farewell(cx, buffers);
         }
-        match self.down.turn(cx, self.desktop, self.client, buffer) {
+        match self.down.turn(cx, self.desktop, self.client, buffers) {
             Turn::Waiting | Turn::Finished => {}
             Turn::ReachedEnd => self.note(Ended::ByDesktop),
             Turn::ReadBroke => self.note(Ended::DesktopLost),
             Turn::WriteBroke => {
                 self.client_is_lost();
-                return self.farewell(cx, buffer);
+                return self.farewell(cx, buffers);
             }
         }
         if !(self.up.is_futile() && self.down.is_futile()) {
@@ -143,18 +153,18 @@ where
 
     fn client_is_lost(&mut self) {
         self.note(Ended::ClientLost);
-        self.client_closes_both_ways = true;
+        self.client_lost = true;
         self.up.end();
     }
 
     fn client_is_gone(&self) -> bool {
-        self.client_closes_both_ways && self.up.has_ended()
+        (self.client_lost || self.client.closes_both_ways()) && self.up.has_ended()
     }
 
     /// The client is gone: what it had sent is still delivered, unless the desktop refuses to take it for long.
-    fn farewell(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> bool {
+    fn farewell(&mut self, cx: &mut Context<'_>, buffers: &mut Buffers) -> bool {
         loop {
-            match self.up.turn(cx, self.client, self.desktop, buffer) {
+            match self.up.turn(cx, self.client, self.desktop, buffers) {
                 Turn::Finished | Turn::WriteBroke => return true,
                 Turn::ReachedEnd | Turn::ReadBroke => {}
                 Turn::Waiting => break,
@@ -169,21 +179,12 @@ where
     }
 }
 
-impl<C, D> Future for Pump<'_, C, D>
-where
-    C: AsyncRead + AsyncWrite + Unpin,
-    D: AsyncRead + AsyncWrite + Unpin,
-{
+impl<C: Side, D: Side> Future for Pump<'_, C, D> {
     type Output = Ended;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Ended> {
         let pump = self.get_mut();
-        let over = BUFFER.with_borrow_mut(|buffer| {
-            if buffer.is_empty() {
-                buffer.resize(BUFFER_SIZE, 0);
-            }
-            pump.turn(cx, buffer)
-        });
+        let over = with_buffers(|buffers| pump.turn(cx, buffers));
         // Over means that some lane ended, and each end is noted; the fallback is never seen.
         if over { Poll::Ready(pump.ended.unwrap_or(Ended::ByClient)) } else { Poll::Pending }
     }
@@ -191,13 +192,6 @@ where
 
 /// How long a desktop may take for the last bytes of a client that is gone, and a client to go when its desktop has.
 const FAREWELL: Duration = Duration::from_secs(10);
-
-/// One per thread, shared by all its sessions.
-const BUFFER_SIZE: usize = 256 << 10;
-
-thread_local! {
-    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-}
 
 #[cfg(test)]
 mod tests;

@@ -26,7 +26,6 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::CertificateDer;
 use rustls::server::{NoServerSessionStorage, ProducesTickets};
 use sha2::{Digest, Sha256};
-use tokio_rustls::TlsAcceptor;
 
 pub(crate) use lifetime::{DAY, Lifetime};
 pub(crate) use material::Material;
@@ -101,8 +100,9 @@ impl Tls {
         Ok(Self { tickets, current: RwLock::new(current) })
     }
 
-    pub(crate) fn acceptor(&self) -> TlsAcceptor {
-        TlsAcceptor::from(self.read(|current| current.server.clone()))
+    /// For a connection that begins now.
+    pub(crate) fn config(&self) -> Arc<ServerConfig> {
+        self.read(|current| current.server.clone())
     }
 
     pub(crate) fn fingerprint(&self) -> Fingerprint {

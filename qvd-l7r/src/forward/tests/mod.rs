@@ -1,4 +1,6 @@
-//! The pump over in-memory streams that read and write in random small pieces and stall at random.
+//! The pump over in-memory sockets that read and write in random small pieces and stall at random.
+
+mod tls;
 
 use std::io;
 use std::pin::Pin;
@@ -8,6 +10,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, duplex};
 
+use super::buffers::BUFFER_SIZE;
 use super::*;
 
 /// Cuts reads and writes into pieces by a fixed sequence; 0 is a stall.
@@ -66,6 +69,15 @@ impl AsyncWrite for Choppy {
     }
 }
 
+fn choppy(inner: DuplexStream, pieces: &[usize]) -> PlainStream<Choppy> {
+    PlainStream::new(Choppy::new(inner, pieces))
+}
+
+fn pipe(size: usize) -> (DuplexStream, PlainStream<DuplexStream>) {
+    let (far, near) = duplex(size);
+    (far, PlainStream::new(near))
+}
+
 fn run<F: Future>(future: F) -> F::Output {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
@@ -108,10 +120,10 @@ proptest! {
         run(async move {
             let (client_end, client) = duplex(pipe);
             let (desktop_end, desktop) = duplex(pipe);
-            let (mut client, mut desktop) = (Choppy::new(client, &chop_client), Choppy::new(desktop, &chop_desktop));
+            let (mut client, mut desktop) = (choppy(client, &chop_client), choppy(desktop, &chop_desktop));
             let first = noise(prefix, 9);
             let pump = async {
-                let mut pump = Pump::new(&mut client, &mut desktop, false, Prefix(first.clone()));
+                let mut pump = Pump::new(&mut client, &mut desktop, Prefix(first.clone()));
                 (&mut pump).await;
                 let moved = pump.moved();
                 // Closing both is the caller's part.
@@ -130,8 +142,8 @@ proptest! {
 #[test]
 fn a_half_closed_client_still_hears_the_desktop() {
     run(async {
-        let (mut client_end, mut client) = duplex(64);
-        let (mut desktop_end, mut desktop) = duplex(64);
+        let (mut client_end, mut client) = pipe(64);
+        let (mut desktop_end, mut desktop) = pipe(64);
         let talk = async {
             client_end.write_all(b"bye").await.unwrap();
             client_end.shutdown().await.unwrap();
@@ -144,38 +156,22 @@ fn a_half_closed_client_still_hears_the_desktop() {
             client_end.read_to_end(&mut answer).await.unwrap();
             answer
         };
-        let (ended, answer) =
-            tokio::join!(Pump::new(&mut client, &mut desktop, false, Prefix::default()), talk);
+        let (ended, answer) = tokio::join!(Pump::new(&mut client, &mut desktop, Prefix::default()), talk);
         assert_eq!((ended, answer.as_slice()), (Ended::ByClient, &b"and thanks"[..]));
-    });
-}
-
-#[test]
-fn a_tls_client_that_closes_has_closed_both_ways() {
-    run(async {
-        let (mut client_end, mut client) = duplex(64);
-        let (mut desktop_end, mut desktop) = duplex(64);
-        client_end.write_all(b"last words").await.unwrap();
-        client_end.shutdown().await.unwrap();
-        let ended = Pump::new(&mut client, &mut desktop, true, Prefix::default()).await;
-        assert_eq!(ended, Ended::ByClient);
-        let mut heard = Vec::new();
-        desktop_end.read_to_end(&mut heard).await.unwrap();
-        assert_eq!(heard, b"last words");
     });
 }
 
 #[test]
 fn a_desktop_that_takes_nothing_does_not_hold_a_gone_client_for_ever() {
     run(async {
-        let (mut client_end, mut client) = duplex(1024);
-        let (mut desktop_end, mut desktop) = duplex(4);
+        let (mut client_end, mut client) = pipe(1024);
+        let (mut desktop_end, mut desktop) = pipe(4);
         client_end.write_all(b"nobody reads this").await.unwrap();
         // Its own stream is not read while it holds bytes of it: that it is gone shows when it is written to.
         drop(client_end);
         desktop_end.write_all(b"ping").await.unwrap();
         let started = tokio::time::Instant::now();
-        let ended = Pump::new(&mut client, &mut desktop, true, Prefix::default()).await;
+        let ended = Pump::new(&mut client, &mut desktop, Prefix::default()).await;
         assert_eq!(ended, Ended::ClientLost);
         assert_eq!(started.elapsed().as_secs(), FAREWELL.as_secs());
     });
@@ -184,12 +180,12 @@ fn a_desktop_that_takes_nothing_does_not_hold_a_gone_client_for_ever() {
 #[test]
 fn a_client_that_stays_does_not_hold_a_desktop_that_is_gone_for_ever() {
     run(async {
-        let (mut client_end, mut client) = duplex(1024);
-        let (desktop_end, mut desktop) = duplex(1024);
+        let (mut client_end, mut client) = pipe(1024);
+        let (desktop_end, mut desktop) = pipe(1024);
         drop(desktop_end);
         client_end.write_all(b"anybody there?").await.unwrap();
         let started = tokio::time::Instant::now();
-        let ended = Pump::new(&mut client, &mut desktop, true, Prefix::default()).await;
+        let ended = Pump::new(&mut client, &mut desktop, Prefix::default()).await;
         assert_eq!(ended, Ended::DesktopLost);
         assert_eq!(started.elapsed().as_secs(), FAREWELL.as_secs());
     });
@@ -198,10 +194,10 @@ fn a_client_that_stays_does_not_hold_a_desktop_that_is_gone_for_ever() {
 #[test]
 fn a_desktop_that_closed_one_way_is_still_spoken_to() {
     run(async {
-        let (mut client_end, mut client) = duplex(1024);
-        let (mut desktop_end, mut desktop) = duplex(1024);
+        let (mut client_end, mut client) = pipe(1024);
+        let (mut desktop_end, mut desktop) = pipe(1024);
         desktop_end.shutdown().await.unwrap();
-        let mut pump = Pump::new(&mut client, &mut desktop, true, Prefix::default());
+        let mut pump = Pump::new(&mut client, &mut desktop, Prefix::default());
         assert!(tokio::time::timeout(FAREWELL * 10, &mut pump).await.is_err());
         let talk = async {
             client_end.write_all(b"still here").await.unwrap();
@@ -220,14 +216,14 @@ fn an_idle_session_keeps_no_buffer() {
     let mut read_ahead = Vec::with_capacity(4096);
     read_ahead.extend_from_slice(b"x");
     read_ahead.clear();
-    assert_eq!(Lane::holding(read_ahead).footprint(), 0);
+    assert_eq!(Lane::beginning_with(read_ahead).footprint(), 0);
 }
 
 #[test]
 fn a_desktop_that_closes_delivers_its_last_bytes() {
     run(async {
-        let (mut client_end, mut client) = duplex(8);
-        let (mut desktop_end, mut desktop) = duplex(1024);
+        let (mut client_end, mut client) = pipe(8);
+        let (mut desktop_end, mut desktop) = pipe(1024);
         desktop_end.write_all(&noise(1000, 3)).await.unwrap();
         drop(desktop_end);
         let talk = async {
@@ -236,22 +232,62 @@ fn a_desktop_that_closes_delivers_its_last_bytes() {
             drop(client_end);
             heard
         };
-        let (ended, heard) =
-            tokio::join!(Pump::new(&mut client, &mut desktop, true, Prefix::default()), talk);
+        let (ended, heard) = tokio::join!(Pump::new(&mut client, &mut desktop, Prefix::default()), talk);
         assert_eq!((ended, heard), (Ended::ByDesktop, noise(1000, 3)));
+    });
+}
+
+/// What a side held after a short write, and what it held after the one that followed.
+async fn held_by_a_slow_client<C: Side>(client: C, client_end: impl AsyncRead) -> (usize, usize, u64) {
+    let (mut desktop_end, mut desktop) = pipe(4 << 20);
+    let sent = noise(2 << 20, 4);
+    desktop_end.write_all(&sent).await.unwrap();
+    let mut client = client;
+    let mut pump = Pump::new(&mut client, &mut desktop, Prefix::default());
+    let mut client_end = std::pin::pin!(client_end);
+    let first = std::future::poll_fn(|cx| {
+        assert!(Pin::new(&mut pump).poll(cx).is_pending());
+        Poll::Ready(pump.client.held())
+    })
+    .await;
+    let taken = pump.down.pushed();
+    // Slowly, so that the pump is full again before the client has caught up.
+    while pump.down.pushed() == taken {
+        std::future::poll_fn(|cx| {
+            let mut space = [0; 1000];
+            let _ = client_end.as_mut().poll_read(cx, &mut ReadBuf::new(&mut space));
+            assert!(Pin::new(&mut pump).poll(cx).is_pending());
+            Poll::Ready(())
+        })
+        .await;
+        // A task that never yields is given nothing to read any more.
+        tokio::task::yield_now().await;
+    }
+    let second = pump.client.held();
+    (first, second, pump.down.pushed() - taken)
+}
+
+#[test]
+fn row_74_a_slow_client_costs_one_buffer_and_smaller_reads_later() {
+    run(async {
+        let (client_end, client) = pipe(1000);
+        let (first, second, read) = held_by_a_slow_client(client, client_end).await;
+        assert_eq!(first, BUFFER_SIZE - 1000);
+        assert_eq!(read, 64 << 10, "after a short write");
+        assert!(second <= 64 << 10, "{second}");
     });
 }
 
 #[test]
 fn while_a_receiver_is_slow_the_sender_is_not_read() {
     run(async {
-        let (mut client_end, mut client) = duplex(1);
-        let (mut desktop_end, mut desktop) = duplex(1 << 20);
+        let (mut client_end, mut client) = pipe(1);
+        let (mut desktop_end, mut desktop) = pipe(1 << 20);
         desktop_end.write_all(&noise(1 << 20, 4)).await.unwrap();
-        let mut pump = Pump::new(&mut client, &mut desktop, true, Prefix::default());
+        let mut pump = Pump::new(&mut client, &mut desktop, Prefix::default());
         let stalled = tokio::time::timeout(Duration::from_secs(60), &mut pump).await;
         assert!(stalled.is_err(), "the pump waits for its slow client");
-        assert!(pump.down.held() <= BUFFER_SIZE, "{}", pump.down.held());
+        assert!(pump.client.held() <= BUFFER_SIZE, "{}", pump.client.held());
         drop(pump);
         let mut rest = Vec::new();
         drop(desktop_end);
