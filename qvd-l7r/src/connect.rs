@@ -40,16 +40,8 @@ pub(crate) struct Connect {
     pub(crate) peer: SocketAddr,
 }
 
-/// Carries a connect to its end, the desktop's stream included. The connection is closed afterwards.
-pub(crate) async fn run(shared: Arc<Shared>, channel: Channel<ClientStream>, request: Connect) {
-    // On the heap, and gone before the first byte is forwarded: a session lasts for hours and needs none of it.
-    if let Some(session) = Box::pin(bring_up(shared, channel, request)).await {
-        session.run().await;
-    }
-}
-
-/// The session, unless the connect was refused.
-async fn bring_up(
+/// The session, unless the connect was refused; then the connection is closed.
+pub(crate) async fn bring_up(
     shared: Arc<Shared>,
     mut channel: Channel<ClientStream>,
     request: Connect,

@@ -18,21 +18,21 @@ use crate::abuse::Abuse;
 use crate::connect::{self, Connect};
 use crate::front::{Channel, Incoming, Patience, Reply, Request, Route};
 use crate::login::{Known, Login};
+use crate::session::Session;
 use crate::shared::Shared;
 use crate::stop;
 use crate::stream::ClientStream;
 
-/// Serves a connection to its end. Idle connections end when `leaving` changes.
+/// Serves a connection to its end, or until it has become a session. Idle connections end when `leaving` changes.
 pub(crate) async fn serve(
     shared: Arc<Shared>,
     stream: ClientStream,
     peer: SocketAddr,
     leaving: watch::Receiver<bool>,
-) {
-    // On the heap, and gone before a desktop takes the stream over: a session keeps no password and no request.
-    if let Some((channel, connect)) = Box::pin(converse(&shared, stream, peer, leaving)).await {
-        connect::run(shared, channel, connect).await;
-    }
+) -> Option<Session> {
+    // Gone before a desktop is brought up: that keeps no password and no request.
+    let (channel, connect) = Box::pin(converse(&shared, stream, peer, leaving)).await?;
+    connect::bring_up(shared, channel, connect).await
 }
 
 /// Answers requests until the connection ends, or one asks for a desktop and may have it.

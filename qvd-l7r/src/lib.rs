@@ -27,6 +27,7 @@
 #![forbid(unsafe_code)]
 
 mod abuse;
+mod arrival;
 pub mod auth;
 pub mod broker;
 mod certificate;

@@ -10,18 +10,17 @@ use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 
-use crate::abuse::Abuse;
+use crate::arrival::{Arrival, Entrance};
 use crate::counters::CounterQueue;
 use crate::error::Result;
-use crate::gate::{Gate, Place};
+use crate::gate::Gate;
 use crate::listen::Listeners;
 use crate::metrics::{Metrics, Snapshot};
-use crate::proxied::{self, Balancers, NotProxied};
+use crate::proxied::Balancers;
 use crate::sessions::Sessions;
 use crate::shared::Shared;
-use crate::stream::{ClientStream, tune};
 use crate::tls::{Fingerprint, Tls};
-use crate::{conversation, upkeep};
+use crate::upkeep;
 
 /// A router that listens; connections wait until [`serve`](Self::serve) runs.
 #[derive(Debug)]
@@ -195,27 +194,24 @@ impl Door {
             },
         };
         self.shared.metrics.connections_total.add(1);
-        let greeting = self.tls.as_ref().map(|tls| tls.config());
-        let limit = config.seconds("l7r.limit.handshake.timeout");
-        let (shared, leaving) = (self.shared.clone(), self.leaving.subscribe());
+        let arrival = Arrival {
+            entrance,
+            stream,
+            peer,
+            place,
+            greeting: self.tls.as_ref().map(|tls| tls.config()),
+            limit: config.seconds("l7r.limit.handshake.timeout"),
+            leaving: self.leaving.subscribe(),
+        };
+        // On the heap, and gone before a desktop is there: a session lasts for hours and needs no room for what led
+        // to it.
+        let arrival = Box::pin(arrival.until_session());
+        let shared = self.shared.clone();
         self.connections.spawn(async move {
             let _held = shared.metrics.connections.hold();
             let _permit = permit;
-            let arrival = async {
-                match place {
-                    Some(place) => greet(stream, greeting).await.map(|stream| (stream, peer, place)),
-                    None => arrive_by_balancer(&entrance, stream, peer, greeting).await,
-                }
-            };
-            let arrived = tokio::select! {
-                arrived = tokio::time::timeout(limit, arrival) => arrived.unwrap_or(Err(Missed::Late)),
-                () = shared.sessions.ended() => return,
-            };
-            match arrived {
-                Ok((stream, client, _place)) => {
-                    conversation::serve(shared.clone(), stream, client, leaving).await;
-                }
-                Err(missed) => missed.tell(&shared, peer),
+            if let Some((session, _place)) = arrival.await {
+                session.run().await;
             }
         });
     }
@@ -256,69 +252,6 @@ impl Door {
 async fn all_gone(connections: &mut JoinSet<()>) {
     while let Some(ended) = connections.join_next().await {
         note(ended);
-    }
-}
-
-/// Who may come in, by address.
-struct Entrance {
-    shared: Arc<Shared>,
-    gate: Arc<Gate>,
-    limit: usize,
-}
-
-impl Entrance {
-    fn enter(&self, client: SocketAddr) -> Option<Place> {
-        let place = self.gate.enter(client.ip().to_canonical(), self.limit);
-        if place.is_none() {
-            self.shared.saw(Abuse::AddressIsFull, client, &format_args!("{} come from there", self.limit));
-        }
-        place
-    }
-}
-
-/// Why a connection does not get as far as its first request.
-enum Missed {
-    /// Somebody has told already.
-    Told,
-    NotProxied(NotProxied),
-    Handshake(std::io::Error),
-    Late,
-}
-
-impl Missed {
-    fn tell(self, shared: &Shared, peer: SocketAddr) {
-        match self {
-            Self::Told => {}
-            Self::NotProxied(NotProxied::Silent) => {
-                tracing::debug!(balancer = %peer, "looked whether somebody listens")
-            }
-            Self::NotProxied(error) => shared.saw(Abuse::NoProxyHeader, peer, &error),
-            Self::Handshake(error) => shared.saw(Abuse::Handshake, peer, &error),
-            Self::Late => shared.saw(Abuse::SlowHandshake, peer, &"nothing usable came in time"),
-        }
-    }
-}
-
-/// Learns the client's address, which then counts as that of any other.
-async fn arrive_by_balancer(
-    entrance: &Entrance,
-    mut stream: TcpStream,
-    balancer: SocketAddr,
-    greeting: Option<Arc<rustls::ServerConfig>>,
-) -> Result<(ClientStream, SocketAddr, Place), Missed> {
-    let client = proxied::client_of(&mut stream, balancer).await.map_err(Missed::NotProxied)?;
-    let place = entrance.enter(client).ok_or(Missed::Told)?;
-    Ok((greet(stream, greeting).await?, client, place))
-}
-
-async fn greet(
-    stream: TcpStream,
-    greeting: Option<Arc<rustls::ServerConfig>>,
-) -> Result<ClientStream, Missed> {
-    tune(&stream).map_err(Missed::Handshake)?;
-    match greeting {
-        None => Ok(ClientStream::plain(stream)),
-        Some(config) => ClientStream::greet(stream, config).await.map_err(Missed::Handshake),
     }
 }
 

@@ -60,8 +60,10 @@ impl Session {
         let lasted = begun.elapsed();
         let session = self.ticket.id();
         // Neither waits for the other: a user sees the end although the database is away, and whoever comes next
-        // gets the row although this client takes its time.
-        tokio::join!(takeover::settle(&shared.db, self.ticket), close(&mut self.client));
+        // gets the row although this client takes its time. On the heap, so that a session of hours does not hold
+        // the room for its last moment.
+        Box::pin(async { tokio::join!(takeover::settle(&shared.db, self.ticket), close(&mut self.client)) })
+            .await;
         if lasted < shared.config().seconds("internal.l7r.short_session") {
             shared.counters.count(self.router, HostCounter::ShortSessions);
         }

@@ -123,6 +123,16 @@ proptest! {
     }
 }
 
+/// In the older protocol the last word of the handshake is the server's.
+#[test]
+fn a_handshake_of_the_older_protocol_is_over_when_our_last_word_is_sent() {
+    run(async {
+        let (far, near) = duplex(1);
+        let (_client_end, client) = Pair::new(&rustls::version::TLS12).connect(far, near).await;
+        assert_eq!((client.held(), client.footprint()), (0, 0));
+    });
+}
+
 #[test]
 fn a_tls_client_that_closes_has_closed_both_ways() {
     run(async {
