@@ -14,7 +14,7 @@ PROGRAMS := qvd qvd-hkd qvd-l7r qvd-vma qvdclient qa
 DEMO_BINS := --bin qvd --bin qvd-vma --bin qvdclient --bin qa --bin qvd-demo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo clean-demo test test-fast lint doc man handover bench bench-desktop build
+.PHONY: help demo clean-demo test test-fast lint doc man conformance handover bench bench-desktop build
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -55,6 +55,11 @@ man: ## the manual pages, below $(TARGET)/man
 	@mkdir -p "$(TARGET)/man"
 	@set -e; for program in $(PROGRAMS); do "$(TARGET)/quick/$$program" --generate-manual "$(TARGET)/man"; done
 	@ls "$(TARGET)/man"
+
+conformance: ## every row of the protocol's conformance table, against the programs
+	@.ci/setup test
+	@$(CARGO) build --quiet --workspace --bins
+	@"$(TARGET)/debug/qvd-conformance"
 
 handover: ## the full sweep of cut hand-overs; takes long
 	@.ci/setup test
