@@ -10,3 +10,4 @@ pub mod figures;
 pub mod memory;
 pub mod peers;
 pub mod site;
+pub mod targets;

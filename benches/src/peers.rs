@@ -1,4 +1,4 @@
-//! The proxies that are measured: HAProxy, nginx, a plain copy, our router, and nothing at all.
+//! The proxies that are measured: HAProxy, nginx, a plain copy, buffered TLS, our router, and nothing at all.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,8 @@ use anyhow::{Context as _, Result, bail};
 use qvd_core::proto::basic::encode_basic;
 use qvd_core::proto::http1::{Limits, parse_response};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{CipherSuite, ClientConfig};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -268,7 +269,7 @@ pub async fn haproxy(dir: &Path, desktop: u16, certificate: &Certificate) -> Res
         .context("cannot write a certificate")?;
     let settings = dir.join("haproxy.cfg");
     let text = format!(
-        "global\n  nbthread 1\n  maxconn 9000\n  tune.bufsize 16384\ndefaults\n  mode tcp\n  timeout connect 5s\n  \
+        "global\n  nbthread 1\n  maxconn 20000\n  tune.bufsize 16384\ndefaults\n  mode tcp\n  timeout connect 5s\n  \
          timeout client 1h\n  timeout server 1h\nfrontend tls\n  bind 127.0.0.1:{tls} ssl crt {}\n  \
          default_backend desktop\nfrontend plain\n  bind 127.0.0.1:{plain}\n  default_backend desktop\n\
          backend desktop\n  server vm 127.0.0.1:{desktop}\n",
@@ -301,8 +302,8 @@ pub async fn nginx(dir: &Path, desktop: u16, certificate: &Certificate) -> Resul
     fs::write(&key, &certificate.key).context("cannot write a key")?;
     let run = dir.display();
     let text = format!(
-        "load_module {module};\nworker_processes 1;\nworker_rlimit_nofile 20000;\ndaemon off;\npid {run}/nginx.pid;\n\
-         error_log {run}/nginx.err;\nevents {{ worker_connections 19000; }}\nstream {{\n  server {{\n    \
+        "load_module {module};\nworker_processes 1;\nworker_rlimit_nofile 40000;\ndaemon off;\npid {run}/nginx.pid;\n\
+         error_log {run}/nginx.err;\nevents {{ worker_connections 39000; }}\nstream {{\n  server {{\n    \
          listen 127.0.0.1:{port} ssl;\n    ssl_certificate {};\n    ssl_certificate_key {};\n    \
          ssl_protocols TLSv1.2 TLSv1.3;\n    proxy_pass 127.0.0.1:{desktop};\n    proxy_timeout 1h;\n  }}\n}}\n",
         cert.display(),
@@ -363,6 +364,60 @@ pub async fn run_plain_copy(port: u16, desktop: u16) -> Result<()> {
             }
         })
         .await;
+    Ok(())
+}
+
+/// Starts the yardstick of TLS with a library's own buffers, which is this program again.
+///
+/// # Errors
+///
+/// When it does not start.
+pub async fn buffered_tls(dir: &Path, desktop: u16, certificate: &Certificate) -> Result<Peer> {
+    let port = free_port()?;
+    let pem = dir.join("buffered-tls.pem");
+    fs::write(&pem, format!("{}{}", certificate.cert, certificate.key))
+        .context("cannot write a certificate")?;
+    let mut command = Command::new(std::env::current_exe().context("cannot find the running program")?);
+    command.args(["buffered-tls", &port.to_string(), &desktop.to_string()]).arg(&pem);
+    let log = dir.join("buffered-tls.log");
+    let child = Running::start(command, &log)?;
+    listening(port, "buffered TLS", &log).await?;
+    let pid = child.id();
+    Ok(Peer::new("buffered rustls", port, Entry::Tls, vec![pid], Some(child)))
+}
+
+/// What that does: one thread, tokio-rustls, a buffer of 64 KiB per direction, no HTTP.
+///
+/// # Errors
+///
+/// When the port is taken, or the certificate is of no use.
+pub async fn run_buffered_tls(port: u16, desktop: u16, pem: &Path) -> Result<()> {
+    let certificate = CertificateDer::from_pem_file(pem).context("no certificate")?;
+    let key = PrivateKeyDer::from_pem_file(pem).context("no key")?;
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], key)?;
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let listener =
+        tokio::net::TcpListener::bind(("127.0.0.1", port)).await.context("cannot listen for buffered TLS")?;
+    let tasks = tokio::task::LocalSet::new();
+    let accept = async {
+        while let Ok((client, _)) = listener.accept().await {
+            let acceptor = acceptor.clone();
+            tokio::task::spawn_local(async move {
+                let _ = client.set_nodelay(true);
+                let Ok(mut client) = acceptor.accept(client).await else { return };
+                let Ok(mut server) = TcpStream::connect(("127.0.0.1", desktop)).await else { return };
+                let _ = server.set_nodelay(true);
+                let size = 64 << 10;
+                // A client that goes away is the end of a measurement.
+                let _ = tokio::io::copy_bidirectional_with_sizes(&mut client, &mut server, size, size).await;
+            });
+        }
+    };
+    tasks.run_until(accept).await;
     Ok(())
 }
 

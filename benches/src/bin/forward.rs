@@ -8,14 +8,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use qvd_benches::desktop::{Desktop, order, pull, push};
-use qvd_benches::figures::{Samples, cpu_time, quantile, resident_kib};
+use qvd_benches::figures::{Samples, aes_s_per_gib, cpu_time, quantile, resident_kib};
 use qvd_benches::peers::{self, Certificate, Entry, Peer};
 use qvd_benches::site::{RouterSite, password_check_ms};
+use qvd_benches::targets;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::task::JoinSet;
 
 /// Most sessions that any figure holds at once.
-const SESSIONS: usize = 3000;
+const SESSIONS: usize = 9000;
 
 /// Machines beyond that: the ones used last are still being given back when the next figure begins.
 const SPARE: usize = 200;
@@ -30,6 +31,12 @@ fn main() -> Result<()> {
             let (port, desktop) = (port(1)?, port(2)?);
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(peers::run_plain_copy(port, desktop))
+        }
+        Some("buffered-tls") => {
+            let word = |at: usize| args.get(at).context("buffered-tls PORT DESKTOP CERTIFICATE");
+            let (port, desktop) = (word(1)?.parse().context("a port")?, word(2)?.parse().context("a port")?);
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(peers::run_buffered_tls(port, desktop, std::path::Path::new(word(3)?)))
         }
         None => {
             let runtime =
@@ -71,13 +78,13 @@ enum Work {
 const WORK: &[Work] = &[
     Work::Idle,
     Work::Bulk { sessions: 1, down: true },
-    Work::Bulk { sessions: 4, down: true },
     Work::Bulk { sessions: 16, down: true },
+    Work::Bulk { sessions: 50, down: true },
     Work::Bulk { sessions: 1, down: false },
-    Work::Bulk { sessions: 4, down: false },
     Work::Bulk { sessions: 16, down: false },
+    Work::Bulk { sessions: 50, down: false },
     Work::Trips { sessions: 1 },
-    Work::Trips { sessions: 10 },
+    Work::Trips { sessions: 16 },
     Work::Trips { sessions: 50 },
     Work::NewSessions,
 ];
@@ -103,7 +110,10 @@ impl Work {
 }
 
 /// Idle sessions at the same time, growing.
-const IDLE: [usize; 3] = [300, 1000, SESSIONS];
+const IDLE: [usize; 3] = [1000, 3000, SESSIONS];
+
+/// Sessions that come and go before memory is measured: what a process takes once is not an idle session's.
+const WARM_UP: usize = 32;
 
 async fn compare() -> Result<()> {
     raise_file_limit();
@@ -129,6 +139,7 @@ async fn compare() -> Result<()> {
         None => println!("nginx with its stream module is not installed: left out"),
     }
     all.push(peers::plain_copy(dir.path(), desktop.port()).await?);
+    all.push(peers::buffered_tls(dir.path(), desktop.port(), &certificate).await?);
     all.push(Peer::new("direct", desktop.port(), Entry::Plain, Vec::new(), None));
 
     for peer in &all {
@@ -140,6 +151,8 @@ async fn compare() -> Result<()> {
         "- one password check (argon2id), part of each new session of ours: {:.1} ms CPU",
         password_check_ms()?
     );
+    let aes = aes_s_per_gib()?;
+    println!("- AES-256-GCM alone, records of 16 KiB: {aes:.3} CPU s/GiB");
     drained(&desktop).await?;
 
     let mut table = Vec::new();
@@ -168,6 +181,7 @@ async fn compare() -> Result<()> {
         table.extend(rows.into_iter().zip(samples));
     }
     print_table(&all, &table);
+    targets::print(&all, &table, aes);
     Ok(())
 }
 
@@ -271,6 +285,11 @@ async fn new_sessions(peer: &Peer, span: Duration) -> Result<f64> {
 
 /// Resident KiB of the proxy per idle session, for each number of them.
 async fn idle(peer: &Peer, desktop: &Desktop) -> Result<Vec<f64>> {
+    for _ in 0..WARM_UP {
+        let mut stream = peer.session().await?;
+        pull(&mut stream, 1).await.context("a session carries nothing")?;
+    }
+    drained(desktop).await?;
     let before = resident_kib(&peer.pids)?;
     let mut streams = Vec::with_capacity(SESSIONS);
     let mut figures = Vec::new();
@@ -304,10 +323,8 @@ async fn drained(desktop: &Desktop) -> Result<()> {
     Ok(())
 }
 
-type Row = ((String, &'static str), Vec<Samples>);
-
 /// Two tables as Markdown.
-fn print_table(all: &[Peer], table: &[Row]) {
+fn print_table(all: &[Peer], table: &[targets::Row]) {
     let names: Vec<&str> = all.iter().map(|peer| peer.name).collect();
     println!("\nMedian (minimum–maximum).\n\n| figure | unit | {} |", names.join(" | "));
     println!("|---|---|{}", "---|".repeat(all.len()));
