@@ -13,8 +13,11 @@ BENCH_PROFILE ?= release
 PROGRAMS := qvd qvd-hkd qvd-l7r qvd-vma qvdclient qa
 DEMO_BINS := --bin qvd --bin qvd-vma --bin qvdclient --bin qa --bin qvd-demo
 
+# How long `make fuzz` runs each of its targets. (Not from the environment: a shell counts its own SECONDS.)
+SECONDS := 60
+
 .DEFAULT_GOAL := help
-.PHONY: help demo clean-demo test test-fast lint doc man conformance handover bench bench-desktop build
+.PHONY: help demo clean-demo test test-fast lint doc man conformance handover fuzz bench bench-desktop build
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -66,6 +69,10 @@ handover: ## the full sweep of cut hand-overs; takes long
 	$(CARGO) build --workspace --bins
 	@"$(TARGET)/debug/qvd-handover" --dangerous --guard 0
 	@"$(TARGET)/debug/qvd-handover" --full
+
+fuzz: ## every parser of foreign bytes against invented ones; SECONDS=600 for longer
+	@.ci/setup fuzz
+	@.ci/fuzz $(SECONDS)
 
 bench: ## ours against HAProxy, nginx and a plain copy, in one run
 	@.ci/setup bench

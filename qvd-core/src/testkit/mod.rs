@@ -6,6 +6,7 @@
 //! | see what your code does when the n-th call fails, hangs or is late | [`faults`] |
 //! | drop a future at each of its awaits | [`cancel`] |
 //! | prove that your plugin obeys the trait's contract | [`conformance`] |
+//! | know what must hold of every parser of foreign bytes | [`fuzz`] |
 //!
 //! Everything here runs on a tokio runtime (the paused clock included) and needs neither root nor network.
 
@@ -13,4 +14,5 @@ pub mod cancel;
 pub mod conformance;
 pub mod fakes;
 pub mod faults;
+pub mod fuzz;
 mod script;
