@@ -130,11 +130,12 @@ impl Chain {
         attempt.normalized_login = self.normalize(&attempt.login).ok_or(Denial::Rejected)?;
         let token = self.split_second_factor(&mut attempt);
         let mut login = self.first_accepted(&attempt).await?;
-        if let Some(token) = token {
-            self.second_factor(&attempt.normalized_login, &token).await?;
-        }
+        // Before the second factor, which belongs to whom the directory says it is.
         if let Some(canonical) = &login.canonical_login {
             attempt.normalized_login.clone_from(canonical);
+        }
+        if let Some(token) = token {
+            self.second_factor(&attempt.normalized_login, &token).await?;
         }
         login.params.entry("qvd.vm.user.name".to_owned()).or_insert_with(|| attempt.normalized_login.clone());
         for plugin in &self.plugins {

@@ -1,6 +1,8 @@
 //! Who a user is: the authenticator trait, the chain that combines authenticators, and the proof of a login.
 
 mod chain;
+#[cfg(test)]
+mod chain_tests;
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Debug};
