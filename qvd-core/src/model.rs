@@ -44,6 +44,14 @@ pub struct Osf {
     pub hypervisor: Option<String>,
 }
 
+impl Osf {
+    /// Whether each of its virtual machines gets an address of its own. Those of the process and no-op drivers share
+    /// the host's network. `default_driver` is `vm.hypervisor`.
+    pub fn needs_address(&self, default_driver: &str) -> bool {
+        !matches!(self.hypervisor.as_deref().unwrap_or(default_driver), "process" | "nothing")
+    }
+}
+
 /// A disk image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DiskImage {

@@ -98,6 +98,6 @@ pub use properties::{Owner, PropertyTables};
 pub use sessions::{NewSession, Sessions};
 pub use users::Users;
 pub use vms::{
-    AddressRange, BlockedBy, Charged, Claimant, Expiring, LaunchRow, LimitChange, NewVm, Pending, VmChanges,
-    VmOverview, Vms,
+    AddressRange, BlockedBy, Charged, Claimant, Expiring, LaunchRow, LimitChange, NewVm, Pending, Provision,
+    Provisioned, VmChanges, VmOverview, Vms,
 };

@@ -161,7 +161,8 @@ impl PropertyTables<'_> {
     }
 
     /// What a virtual machine's agent is told: flavour, then the image it runs from, then its owner, then the
-    /// machine itself; later wins.
+    /// machine itself; later wins. What begins with `l7r.` is the router's own, secrets of authenticators among it, and
+    /// is told to nobody.
     ///
     /// # Errors
     ///
@@ -175,7 +176,8 @@ impl PropertyTables<'_> {
              union all select 4, key, value from vm_properties where vm_id = $1
              order by 1");
         let rows = self.db.read(&MERGED, params![runtime.vm_id, runtime.current_di_id]).await?;
-        rows.iter().map(|row| Ok((row.get("key")?, row.get("value")?))).collect()
+        let pairs = rows.iter().map(|row| Ok((row.get::<String>("key")?, row.get("value")?)));
+        pairs.filter(|pair| !pair.as_ref().is_ok_and(|(key, _)| key.starts_with("l7r."))).collect()
     }
 }
 

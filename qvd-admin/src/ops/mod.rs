@@ -6,7 +6,6 @@
 //! Selections ([`Admin::hosts`], [`Admin::vms`], …) are read first and acted upon afterwards; every write is guarded in
 //! the database, so that what moved in between is skipped with a reason instead of overwritten.
 
-mod address;
 mod configuration;
 mod host;
 mod image;

@@ -6,8 +6,8 @@ use qvd_core::model::Osf;
 use qvd_core::{OsfId, UserId, VmId};
 use qvd_db::AddressRange;
 
+use super::Admin;
 use super::host::named;
-use super::{Admin, address};
 use crate::error::{Error, Result};
 
 /// Which user.
@@ -112,9 +112,8 @@ impl Admin {
         found.map(|user| user.id).map_err(|name| Error::NotFound(format!("{name}: No such user")))
     }
 
-    /// Machines of the process and no-op drivers share the host's network.
     fn needs_address(&self, osf: &Osf) -> bool {
-        !matches!(self.driver(osf).as_str(), "process" | "nothing")
+        osf.needs_address(&self.config.text("vm.hypervisor"))
     }
 
     async fn add_vm(&self, vm: qvd_db::NewVm, ip: Option<Ipv4Addr>, osf: &Osf) -> Result<VmId> {
@@ -143,20 +142,7 @@ impl Admin {
     }
 
     fn address_range(&self) -> Result<AddressRange> {
-        let missing = |key: &str| Error::Invalid {
-            field: None,
-            message: format!("configuration key '{key}' is not set"),
-        };
-        let start = self.config.ipv4("vm.network.ip.start").ok_or_else(|| missing("vm.network.ip.start"))?;
-        let mask = self.config.get("vm.network.netmask").filter(|text| !text.is_empty());
-        let mask = mask.ok_or_else(|| missing("vm.network.netmask"))?;
-        let mut range = address::range(start, &mask).ok_or_else(|| Error::Invalid {
-            field: None,
-            message: format!("vm.network.netmask: '{mask}' is not a netmask"),
-        })?;
-        let reserved = ["vm.network.gateway", "vm.network.dns_server"];
-        range.reserved.extend(reserved.iter().filter_map(|key| self.config.ipv4(key)));
-        Ok(range)
+        Ok(AddressRange::from_config(&self.config)?)
     }
 }
 

@@ -7,6 +7,7 @@
 //! | `edit` | what an administrator may change afterwards |
 //! | `overview` | what lists show |
 //! | `orders` | claims and stop orders: routers and administrators write |
+//! | `provision` | what a user gets who comes for the first time |
 //! | `run` | the life of a run: the host's daemon writes, guarded by host and run id |
 //! | `launch` | what the daemon needs to start one |
 
@@ -15,6 +16,7 @@ mod edit;
 mod launch;
 mod orders;
 mod overview;
+mod provision;
 mod rows;
 mod run;
 
@@ -28,6 +30,7 @@ pub use edit::{LimitChange, VmChanges};
 pub use launch::LaunchRow;
 pub use orders::Claimant;
 pub use overview::VmOverview;
+pub use provision::{Provision, Provisioned};
 pub(crate) use rows::{runtime, state_payload, vm};
 pub use run::{Charged, Expiring, Pending};
 

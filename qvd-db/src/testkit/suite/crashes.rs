@@ -37,7 +37,7 @@ case_list![
 ];
 
 /// Runs an operation for a number of polls and drops it; yields whether it had ended, which it must do well.
-async fn cut<T>(operation: impl Future<Output = crate::Result<T>>, polls: u32) -> bool {
+pub(super) async fn cut<T>(operation: impl Future<Output = crate::Result<T>>, polls: u32) -> bool {
     let mut operation = pin!(operation);
     for _ in 0..polls {
         let mut polled = false;
@@ -61,7 +61,7 @@ async fn cut<T>(operation: impl Future<Output = crate::Result<T>>, polls: u32) -
 }
 
 /// More polls than any operation takes.
-const MANY: u32 = 400;
+pub(super) const MANY: u32 = 400;
 
 async fn a_claim_cut_anywhere_is_whole_or_nothing(site: Site) {
     let world = Fixture::fill(&site.db).await;

@@ -10,6 +10,7 @@ mod images;
 mod launches;
 mod notices;
 mod objects;
+mod provision;
 mod races;
 mod runs;
 mod sessions;
@@ -47,6 +48,7 @@ pub fn cases() -> Vec<Case> {
         crashes::CASES,
         races::CASES,
         edits::CASES,
+        provision::CASES,
     ]
     .concat()
 }

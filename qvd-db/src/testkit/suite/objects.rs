@@ -192,6 +192,8 @@ async fn properties_merge_from_osf_to_vm(site: Site) {
         }
     }
     properties.set(Owner::Host(world.host), "k0", "host").await.unwrap();
+    // The router's own, which no agent is told.
+    properties.set(Owner::User(world.user), "l7r.auth.plugin.totp.secret32", "GEZDGNBV").await.unwrap();
     let values = async || {
         let runtime = site.db.vms().runtime(world.vm).await.unwrap().unwrap();
         let merged = properties.merged_for_vm(&runtime).await.unwrap();
