@@ -21,6 +21,18 @@ async fn the_authenticator_of_the_database() {
     assert!(report.findings().iter().all(|(_, finding)| *finding == Finding::Kept), "{report}");
 }
 
+/// These know nobody: what they do, they do beside another one.
+#[tokio::test]
+async fn the_authenticators_that_only_add() {
+    let db = Db::open(&Backend::SqliteMemory).await.unwrap();
+    let config = Config::builder().set("auth.auto.osf_id", "1").build().unwrap();
+    conformance::authenticator(AuthenticatorSubject::new(Arc::new(auth::AuthTester))).await;
+    let auto = auth::Auto::from_config(db.clone(), &config).unwrap();
+    conformance::authenticator(AuthenticatorSubject::new(Arc::new(auto))).await;
+    let totp = auth::Totp::from_config(db, &config).unwrap();
+    conformance::authenticator(AuthenticatorSubject::new(Arc::new(totp))).await;
+}
+
 #[tokio::test]
 async fn the_balancer_with_every_kind_of_weight() {
     for (ram, cpu, random) in [(1.0, 1.0, 1.0), (1.0, 0.0, 0.0), (0.0, 0.0, 0.0), (-1.0, 1e300, f64::MAX)] {

@@ -6,13 +6,17 @@
 
 mod support;
 
+mod auto;
 mod certificates;
 mod checks;
 mod connect;
 mod doors;
 mod http;
+mod ldap;
 mod lifecycle;
 mod login;
+mod proof;
 mod stop;
 mod takeover;
+mod totp;
 mod transport;

@@ -3,6 +3,7 @@
 mod client;
 mod desktop;
 mod log;
+mod slapd;
 mod world;
 
 use std::future::Future;
@@ -11,6 +12,7 @@ use std::time::Duration;
 pub(crate) use client::{Client, basic, believer, config, plain, request};
 pub(crate) use desktop::{Answer, Desktop};
 pub(crate) use log::logged;
+pub(crate) use slapd::{ADMINISTRATOR_PASSWORD, DIRECTORY_PASSWORD, Slapd};
 pub(crate) use world::{Options, PASSWORD, World, machine, publish_driver, running_host, user};
 
 /// Nothing that a test waits for takes this long.
