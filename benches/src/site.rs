@@ -56,7 +56,7 @@ impl RouterSite {
         let root = dir.display();
         let text = format!(
             "nodename = {NODE}\ndatabase.driver = sqlite\ndatabase.path = {}\npath.run = {root}/run\n\
-             path.log = {root}/log\npath.storage.root = {root}/storage\nl7r.address = 127.0.0.1\nl7r.port = {port}\n\
+             path.log = {root}/log\npath.storage.root = {root}/storage\nl7r.address = 127.0.0.1\nl7r.port = {port}\nl7r.as_user =\n\
              l7r.limit.connections = 20000\nl7r.limit.connections.per.address = 0\n",
             file.display()
         );

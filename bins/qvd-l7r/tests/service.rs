@@ -26,7 +26,7 @@ impl Service {
         let here = dir.path().display();
         let text = format!(
             "nodename = n1\ndatabase.driver = sqlite\ndatabase.path = {here}/db/qvd.db\npath.run = {here}/run\n\
-             l7r.use_ssl = 0\n{settings}"
+             l7r.use_ssl = 0\nl7r.as_user =\n{settings}"
         );
         fs::create_dir(dir.path().join("db")).unwrap();
         fs::write(dir.path().join("node.conf"), text).unwrap();

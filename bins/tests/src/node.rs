@@ -41,7 +41,7 @@ impl Node {
         let config = format!(
             "nodename = node\npath.run = {own}/run\npath.log = {own}/log\npath.tmp = {own}/tmp\n\
              path.storage.root = {own}/storage\nvm.hypervisor = process\nvm.network.use_dhcp = 0\n\
-             internal.vm.network.firewall.enable = 0\nl7r.address = 127.0.0.1\nl7r.use_ssl = 0\n{}{more}",
+             internal.vm.network.firewall.enable = 0\nl7r.address = 127.0.0.1\nl7r.use_ssl = 0\nl7r.as_user =\n{}{more}",
             database.unwrap_or(&sqlite)
         );
         for part in ["run", "log", "tmp", "storage"] {

@@ -199,7 +199,7 @@ fn a_taken_port_and_a_taken_directory() {
     // A router that is a process of its own.
     let config = dir.path().join("router.conf");
     let text = format!(
-        "nodename = node\nl7r.address = 127.0.0.1\nl7r.port = {port}\nl7r.use_ssl = 0\npath.run = {own}/run\n\
+        "nodename = node\nl7r.address = 127.0.0.1\nl7r.port = {port}\nl7r.use_ssl = 0\nl7r.as_user =\npath.run = {own}/run\n\
          database.driver = sqlite\ndatabase.path = {own}/router.db\n",
         own = dir.path().display()
     );

@@ -6,8 +6,11 @@
 use crate::proto::http1::{self, HeadError, Headers, Limits, RequestScan};
 use crate::proto::{basic, proxy, query, upgrade, vm_list};
 
+/// What must hold of any bytes.
+pub type Law = fn(&[u8]);
+
 /// Every target with its function, by name.
-pub const TARGETS: [(&str, fn(&[u8])); 6] = [
+pub const TARGETS: [(&str, Law); 6] = [
     ("head", head),
     ("query", query),
     ("basic", basic),
