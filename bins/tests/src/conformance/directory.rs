@@ -158,7 +158,8 @@ fn answer_mainframe(mut stream: UnixStream) -> std::io::Result<()> {
         }
     }
     let answer = match operation.as_str() {
-        "BIND" => format!("RESULT\ncode: 49\ninfo: {}\n", Directory::EXPIRED),
+        // slapd takes everything behind the colon for the message.
+        "BIND" => format!("RESULT\ncode: 49\ninfo:{}\n", Directory::EXPIRED),
         "SEARCH" => format!("dn: uid=racf,{MAINFRAME}\nobjectClass: account\nuid: racf\n\nRESULT\ncode: 0\n"),
         "UNBIND" => return Ok(()),
         _ => "RESULT\ncode: 53\n".to_owned(),
@@ -210,6 +211,7 @@ mod tests {
         let (code, found) = search(&directory, &["(uid=racf)"]);
         assert_eq!((code, found.contains("uid: racf")), (Some(0), true), "{found}");
         let (code, said) = search(&directory, &["-D", "uid=racf,dc=racf", "-w", "any"]);
-        assert_eq!((code, said.contains(Directory::EXPIRED)), (Some(49), true), "{said}");
+        let told = format!("additional info: {}\n", Directory::EXPIRED);
+        assert_eq!((code, said.contains(&told)), (Some(49), true), "{said}");
     }
 }
