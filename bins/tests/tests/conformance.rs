@@ -10,21 +10,17 @@ const PARTS: [&str; 7] = ["nxagent", "nxproxy", "Xvfb", "jwm", "xterm", "openssl
 /// Rows that may still wait: the slave channel.
 const SLAVE_CHANNEL: std::ops::RangeInclusive<u32> = 99..=103;
 
-/// Rows that may still wait for their part of the router: authenticators.
-const AUTHENTICATORS: [u32; 9] = [81, 104, 105, 106, 107, 108, 109, 110, 111];
-
 #[test]
 fn every_row_that_is_due_is_as_the_table_says() {
     let missing: Vec<_> = PARTS.into_iter().filter(|part| !in_path(part)).collect();
     if !missing.is_empty() {
         return qvd_system_tests::skip(&format!("{} missing", missing.join(", ")));
     }
-    let totals = conformance::check(&[], false).expect("the rows can be checked");
+    let totals = conformance::check(&[]).expect("the rows can be checked");
     let report = Report::begin(env!("CARGO_TARGET_TMPDIR"), "conformance").expect("a report");
     totals.lines().iter().for_each(|line| report.line(line));
     report.line(&totals.to_string());
     assert_eq!(totals.failed(), 0, "{totals}");
-    let may_wait = |row: &u32| SLAVE_CHANNEL.contains(row) || AUTHENTICATORS.contains(row);
-    let waiting: Vec<u32> = totals.later().into_iter().filter(|row| !may_wait(row)).collect();
+    let waiting: Vec<u32> = totals.later().into_iter().filter(|row| !SLAVE_CHANNEL.contains(row)).collect();
     assert!(waiting.is_empty(), "these rows are due: {waiting:?}");
 }

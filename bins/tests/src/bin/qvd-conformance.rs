@@ -16,15 +16,11 @@ struct Options {
     /// Rows to check; all of them when none is named
     #[arg(value_name = "ROW", value_parser = clap::value_parser!(u32).range(1..=i64::from(conformance::ROWS)))]
     rows: Vec<u32>,
-
-    /// Also check rows that are not due yet; for whoever builds what they are about
-    #[arg(long)]
-    early: bool,
 }
 
 fn main() -> ExitCode {
     let options = Options::parse();
-    match conformance::check(&options.rows, options.early) {
+    match conformance::check(&options.rows) {
         Ok(totals) => {
             totals.lines().iter().for_each(|line| println!("{line}"));
             println!("{totals}");

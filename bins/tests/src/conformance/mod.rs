@@ -6,8 +6,7 @@
 //! machine where a row needs one that refuses, dawdles or dies on cue ([`desktop`]).
 //!
 //! Rows stand in groups; a group has a world of its own and takes its rows one after another, the groups run side by
-//! side. A row that is not due yet says why (`later`); its check is there and is switched on by taking that
-//! word away.
+//! side. A row that is not due yet says why.
 
 pub mod agent;
 pub mod clients;
@@ -42,8 +41,15 @@ pub(crate) type Checking = Pin<Box<dyn Future<Output = Result<()>>>>;
 pub(crate) struct Row {
     number: u32,
     says: &'static str,
-    check: Option<fn(Arc<World>) -> Checking>,
-    later: Option<&'static str>,
+    due: Due,
+}
+
+/// Whether a row is looked at.
+#[derive(Clone, Copy)]
+enum Due {
+    Now(fn(Arc<World>) -> Checking),
+    /// Its check comes with the part that it is about.
+    Later(&'static str),
 }
 
 /// Rows that share a world.
@@ -71,18 +77,12 @@ pub struct Totals {
 
 impl Row {
     pub(crate) const fn new(number: u32, says: &'static str, check: fn(Arc<World>) -> Checking) -> Self {
-        Self { number, says, check: Some(check), later: None }
+        Self { number, says, due: Due::Now(check) }
     }
 
     /// A row whose check comes with the part that it is about.
     pub(crate) const fn unwritten(number: u32, says: &'static str, why: &'static str) -> Self {
-        Self { number, says, check: None, later: Some(why) }
-    }
-
-    /// What the row wants cannot be done yet; without this word it is checked.
-    pub(crate) const fn later(mut self, why: &'static str) -> Self {
-        self.later = Some(why);
-        self
+        Self { number, says, due: Due::Later(why) }
     }
 }
 
@@ -135,13 +135,12 @@ impl fmt::Display for Totals {
     }
 }
 
-/// Checks these rows, or all of them when none is named. With `early` also those that are not due yet and have a
-/// check.
+/// Checks these rows, or all of them when none is named.
 ///
 /// # Errors
 ///
 /// When a program is missing or the table does not hold every row once; a row that fails is an outcome.
-pub fn check(only: &[u32], early: bool) -> Result<Totals> {
+pub fn check(only: &[u32]) -> Result<Totals> {
     let mut groups = rows::groups();
     let mut numbers: Vec<u32> = groups.iter().flat_map(|group| group.rows.iter().map(|r| r.number)).collect();
     numbers.sort_unstable();
@@ -151,8 +150,6 @@ pub fn check(only: &[u32], early: bool) -> Result<Totals> {
     }
     for group in &mut groups {
         group.rows.retain(|row| only.is_empty() || only.contains(&row.number));
-        let unlocked = group.rows.iter_mut().filter(|row| early && row.check.is_some());
-        unlocked.for_each(|row| row.later = None);
     }
     let left = Mutex::new(groups.into_iter());
     let totals = Mutex::new(Totals::default());
@@ -190,10 +187,13 @@ impl Group {
         };
         let mut world: Option<Arc<World>> = None;
         for row in &self.rows {
-            if let Some(why) = row.later {
-                note(row, Outcome::Later(why));
-                continue;
-            }
+            let check = match row.due {
+                Due::Now(check) => check,
+                Due::Later(why) => {
+                    note(row, Outcome::Later(why));
+                    continue;
+                }
+            };
             let made = match world.take() {
                 Some(world) => Ok(world),
                 None => World::start(&self.setup).await.map(Arc::new),
@@ -201,7 +201,7 @@ impl Group {
             let outcome = match made {
                 Ok(made) => {
                     world = Some(made.clone());
-                    row.outcome(made).await
+                    outcome(check, made).await
                 }
                 Err(error) => Outcome::Failed(format!("no world: {error:#}")),
             };
@@ -213,20 +213,17 @@ impl Group {
     }
 }
 
-impl Row {
-    async fn outcome(&self, world: Arc<World>) -> Outcome {
-        let Some(check) = self.check else { return Outcome::Failed("there is no check".to_owned()) };
-        let kept = world.dir().display().to_string();
-        // In a task of its own: a check that panics fails its row and nothing else.
-        let checking = tokio::task::spawn_local(tokio::time::timeout(LIMIT, check(world)));
-        let failed = match checking.await {
-            Ok(Ok(Ok(()))) => return Outcome::Passed,
-            Ok(Ok(Err(error))) => format!("{error:#}"),
-            Ok(Err(_)) => format!("not done within {} s", LIMIT.as_secs()),
-            Err(panic) => format!("it broke off: {panic}"),
-        };
-        Outcome::Failed(format!("{} (logs: {kept})", failed.replace('\n', " ")))
-    }
+async fn outcome(check: fn(Arc<World>) -> Checking, world: Arc<World>) -> Outcome {
+    let kept = world.dir().display().to_string();
+    // In a task of its own: a check that panics fails its row and nothing else.
+    let checking = tokio::task::spawn_local(tokio::time::timeout(LIMIT, check(world)));
+    let failed = match checking.await {
+        Ok(Ok(Ok(()))) => return Outcome::Passed,
+        Ok(Ok(Err(error))) => format!("{error:#}"),
+        Ok(Err(_)) => format!("not done within {} s", LIMIT.as_secs()),
+        Err(panic) => format!("it broke off: {panic}"),
+    };
+    Outcome::Failed(format!("{} (logs: {kept})", failed.replace('\n', " ")))
 }
 
 /// A row takes seconds; one that takes this long hangs.
