@@ -72,6 +72,7 @@ pub(crate) async fn bring_up(
         effect_writes: false,
         dialled: Arc::default(),
         client_lost: false,
+        switched: false,
     };
     shell.run().await
 }
@@ -103,6 +104,8 @@ struct Shell {
     dialled: Arc<AtomicBool>,
     /// A write to the client failed; reported as the next event.
     client_lost: bool,
+    /// The client was sent the 101; reported as the next event.
+    switched: bool,
 }
 
 impl Shell {
@@ -133,6 +136,10 @@ impl Shell {
     async fn next_event(&mut self, changes: &mut qvd_db::Subscription) -> Event {
         if std::mem::take(&mut self.client_lost) {
             return Event::ClientGone;
+        }
+        // A client that has the 101 has a session, however soon it leaves, and an order then ends that.
+        if std::mem::take(&mut self.switched) {
+            return Event::Switched;
         }
         let deadline = self.machine.deadline();
         let effect = async {
@@ -252,11 +259,8 @@ impl Shell {
             Action::Dial => self.dial().await,
             Action::Commit => self.write(takeover::commit(self.shared.db.clone(), vm, self.ticket.id())),
             Action::Switch => {
-                let event = match self.channel.switch(self.slave_key.expose()).await {
-                    Ok(()) => Event::Switched,
-                    Err(_) => Event::ClientGone,
-                };
-                self.ask(async { event });
+                self.switched = self.channel.switch(self.slave_key.expose()).await.is_ok();
+                self.client_lost |= !self.switched;
             }
         }
     }

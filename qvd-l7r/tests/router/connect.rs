@@ -306,6 +306,21 @@ async fn row_72_short_sessions_are_counted_and_long_ones_not() {
 }
 
 #[tokio::test]
+async fn a_client_that_leaves_behind_the_101_has_had_a_session() {
+    let world = World::new().await;
+    let mut desktop = world.running().await;
+    for so_far in 1..=20 {
+        let mut client = world.connecting().await;
+        client.switched().await;
+        client.close().await;
+        desktop.session().await;
+        world.until_user_state(UserState::Disconnected).await;
+        world.until_counted("each", |c| (c.nx_ok, c.short_sessions) == (so_far, so_far)).await;
+    }
+    assert_eq!(world.handle.metrics().connect_failures_total, 0);
+}
+
+#[tokio::test]
 async fn row_73_a_desktop_that_closes_delivers_its_bytes_then_close_notify() {
     let world = World::new().await;
     let mut desktop = world.running().await;
