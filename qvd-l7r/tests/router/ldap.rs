@@ -65,6 +65,10 @@ async fn row_13_104_108_a_user_of_the_directory_with_a_row_here_is_let_in_and_no
     ] {
         assert_eq!(status(&world, login, password).await, 401, "{login} {password}");
     }
+    // Not only because no row has such a login: the directory itself finds nobody.
+    for login in ["alic*", "a*e", "alice)(uid=*", "alice)(!(uid=x)", "\\61lice"] {
+        assert!(told(&alone(&slapd, &[]), login, DIRECTORY_PASSWORD).await.is_none(), "{login}");
+    }
     user(&world.db, "odd,one").await;
     assert_eq!(status(&world, "odd,one", DIRECTORY_PASSWORD).await, 200);
     let _ = world.db.users().set_blocked(world.alice, true).await.unwrap();
