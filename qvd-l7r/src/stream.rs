@@ -73,15 +73,20 @@ impl DesktopStream {
     }
 }
 
-/// Small messages go at once, and a peer whose machine vanished is noticed.
+/// Small messages go at once, and a peer that vanished, or whose network forgot the connection, is noticed within
+/// [`SILENCE`], whether or not something was on its way to it.
 pub(crate) fn tune(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
-    let keepalive = TcpKeepalive::new()
-        .with_time(Duration::from_secs(60))
-        .with_interval(Duration::from_secs(15))
-        .with_retries(4);
-    SockRef::from(stream).set_tcp_keepalive(&keepalive)
+    let probe = SILENCE / 8;
+    let keepalive = TcpKeepalive::new().with_time(SILENCE / 2).with_interval(probe).with_retries(4);
+    let socket = SockRef::from(stream);
+    socket.set_tcp_keepalive(&keepalive)?;
+    // Without this what is on its way is sent again for a quarter of an hour, and no probe is.
+    socket.set_tcp_user_timeout(Some(SILENCE))
 }
+
+/// A peer from which nothing came for so long, no acknowledgement even, is gone. Its desktop is suspended, not lost.
+const SILENCE: Duration = Duration::from_secs(120);
 
 macro_rules! delegate {
     ($name:ident { $($variant:ident),* }) => {
@@ -159,5 +164,23 @@ impl AsyncWrite for ClientStream {
             Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Tls(stream) => Pin::new(stream.as_mut()).poll_shutdown(cx),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_system_looks_after_peers_that_vanish() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        tune(&stream).unwrap();
+        let socket = SockRef::from(&stream);
+        assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(SILENCE));
+        let idle = socket.tcp_keepalive_time().unwrap();
+        let probes = socket.tcp_keepalive_interval().unwrap() * socket.tcp_keepalive_retries().unwrap();
+        assert_eq!(idle + probes, SILENCE);
     }
 }
