@@ -269,7 +269,7 @@ pub async fn haproxy(dir: &Path, desktop: u16, certificate: &Certificate) -> Res
         .context("cannot write a certificate")?;
     let settings = dir.join("haproxy.cfg");
     let text = format!(
-        "global\n  nbthread 1\n  maxconn 20000\n  tune.bufsize 16384\ndefaults\n  mode tcp\n  timeout connect 5s\n  \
+        "global\n  nbthread 1\n  maxconn 9400\n  tune.bufsize 16384\ndefaults\n  mode tcp\n  timeout connect 5s\n  \
          timeout client 1h\n  timeout server 1h\nfrontend tls\n  bind 127.0.0.1:{tls} ssl crt {}\n  \
          default_backend desktop\nfrontend plain\n  bind 127.0.0.1:{plain}\n  default_backend desktop\n\
          backend desktop\n  server vm 127.0.0.1:{desktop}\n",
@@ -302,8 +302,8 @@ pub async fn nginx(dir: &Path, desktop: u16, certificate: &Certificate) -> Resul
     fs::write(&key, &certificate.key).context("cannot write a key")?;
     let run = dir.display();
     let text = format!(
-        "load_module {module};\nworker_processes 1;\nworker_rlimit_nofile 40000;\ndaemon off;\npid {run}/nginx.pid;\n\
-         error_log {run}/nginx.err;\nevents {{ worker_connections 39000; }}\nstream {{\n  server {{\n    \
+        "load_module {module};\nworker_processes 1;\nworker_rlimit_nofile 20000;\ndaemon off;\npid {run}/nginx.pid;\n\
+         error_log {run}/nginx.err;\nevents {{ worker_connections 19000; }}\nstream {{\n  server {{\n    \
          listen 127.0.0.1:{port} ssl;\n    ssl_certificate {};\n    ssl_certificate_key {};\n    \
          ssl_protocols TLSv1.2 TLSv1.3;\n    proxy_pass 127.0.0.1:{desktop};\n    proxy_timeout 1h;\n  }}\n}}\n",
         cert.display(),
