@@ -8,6 +8,7 @@
 //! |---|---|
 //! | hosts, take-over, ticks, release of dead ones | [`Db::hosts`] |
 //! | users | [`Db::users`] |
+//! | users' tokens | [`Db::user_tokens`] |
 //! | operating system flavours | [`Db::osfs`] |
 //! | disk images and their tags | [`Db::images`] |
 //! | virtual machines, their run-time rows | [`Db::vms`] |
@@ -79,6 +80,7 @@ mod sessions;
 mod sql;
 #[cfg(feature = "testkit")]
 pub mod testkit;
+mod tokens;
 mod users;
 mod value;
 mod vms;
@@ -96,6 +98,7 @@ pub use osfs::{NewOsf, Osfs};
 pub use placements::{Placement, Placements};
 pub use properties::{Owner, PropertyTables};
 pub use sessions::{NewSession, Sessions};
+pub use tokens::{NewToken, Redeemed, UserToken, UserTokens};
 pub use users::Users;
 pub use vms::{
     AddressRange, BlockedBy, Charged, Claimant, Expiring, LaunchRow, LimitChange, NewVm, Pending, Provision,

@@ -6,25 +6,30 @@
 //! | split a second factor | the first that splits |
 //! | password | the first that accepts; later ones are not asked; one that could not decide is passed over |
 //! | second factor | only if split: any that verifies; none = rejected for good |
+//! | token | instead of the four above: the first that accepts, as with passwords; it says whose it is |
 //! | after login | all, also those that did not accept |
 //! | before list, before connect | all |
 //! | list | the first that has one, else the user's own machines |
-//! | access | the owner, or any that grants |
+//! | access | the owner, or any that grants; to the one machine alone that a login is for |
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use crate::auth::{Access, Attempt, AuthError, Authenticator, Login, Verdict};
 use crate::id::{UserId, VmId};
 use crate::model::Properties;
 use crate::secret::{Names, Secret};
 
-/// Proof of a login. Only [`Chain::authenticate`] makes one. Its `Debug` shows the names of the properties alone.
+/// Proof of a login. Only [`Chain::authenticate`] and [`Chain::authenticate_token`] make one. Its `Debug` shows the names of the properties alone.
 #[derive(Clone)]
 pub struct Identity {
     login: String,
     user_id: Option<UserId>,
     params: Properties,
+    only_vm: Option<VmId>,
+    expires_at: Option<SystemTime>,
+    delegated: bool,
 }
 
 impl fmt::Debug for Identity {
@@ -33,6 +38,9 @@ impl fmt::Debug for Identity {
             .field("login", &self.login)
             .field("user_id", &self.user_id)
             .field("params", &Names(self.params.keys().map(String::as_str)))
+            .field("only_vm", &self.only_vm)
+            .field("expires_at", &self.expires_at)
+            .field("delegated", &self.delegated)
             .finish()
     }
 }
@@ -57,6 +65,21 @@ impl Identity {
     /// Properties that authenticators gave, `qvd.vm.user.name` among them.
     pub fn params(&self) -> &Properties {
         &self.params
+    }
+
+    /// Whether this login is for that virtual machine at all; whether the user may use it is another question.
+    pub fn is_for(&self, vm: VmId) -> bool {
+        self.only_vm.is_none_or(|only| only == vm)
+    }
+
+    /// When what the client showed stops being right; none when it does not by itself.
+    pub fn expires_at(&self) -> Option<SystemTime> {
+        self.expires_at
+    }
+
+    /// Whether it stands on an earlier login; a further one must not stand on it.
+    pub fn is_delegated(&self) -> bool {
+        self.delegated
     }
 }
 
@@ -117,6 +140,13 @@ impl Chain {
         Self { plugins: self.plugins.into_iter().map(wrap).collect(), ..self }
     }
 
+    /// The same chain with one more authenticator behind the others.
+    #[must_use]
+    pub fn followed_by(mut self, plugin: Arc<dyn Authenticator>) -> Self {
+        self.plugins.push(plugin);
+        self
+    }
+
     /// Runs the whole login.
     ///
     /// # Errors
@@ -129,7 +159,7 @@ impl Chain {
     pub async fn authenticate(&self, mut attempt: Attempt) -> Result<Identity, Denial> {
         attempt.normalized_login = self.normalize(&attempt.login).ok_or(Denial::Rejected)?;
         let token = self.split_second_factor(&mut attempt);
-        let mut login = self.first_accepted(&attempt).await?;
+        let login = self.first_accepted(&attempt).await?;
         // Before the second factor, which belongs to whom the directory says it is.
         if let Some(canonical) = &login.canonical_login {
             attempt.normalized_login.clone_from(canonical);
@@ -137,11 +167,44 @@ impl Chain {
         if let Some(token) = token {
             self.second_factor(&attempt.normalized_login, &token).await?;
         }
-        login.params.entry("qvd.vm.user.name".to_owned()).or_insert_with(|| attempt.normalized_login.clone());
+        self.complete(attempt, login).await
+    }
+
+    /// Runs the whole login of somebody who shows a token; of the attempt, only where it comes from counts.
+    ///
+    /// # Errors
+    ///
+    /// As [`Chain::authenticate`].
+    ///
+    /// # Cancellation
+    ///
+    /// As [`Chain::authenticate`].
+    pub async fn authenticate_token(
+        &self,
+        mut attempt: Attempt,
+        token: &Secret<String>,
+    ) -> Result<Identity, Denial> {
+        let mut undecided = None;
         for plugin in &self.plugins {
-            plugin.after_login(&attempt, &mut login).await.map_err(Denial::Incomplete)?;
+            match plugin.authenticate_token(&attempt, token).await {
+                Ok(Verdict::Accepted(login)) => {
+                    let whose = login.canonical_login.clone().filter(|login| !login.is_empty());
+                    let nobodys = || {
+                        Denial::Incomplete(AuthError::new(
+                            plugin.name(),
+                            "say whose a token is",
+                            "it gave no login",
+                        ))
+                    };
+                    attempt.normalized_login = whose.ok_or_else(nobodys)?;
+                    return self.complete(attempt, login).await;
+                }
+                Ok(Verdict::NotMine) => {}
+                Ok(Verdict::Rejected(_)) => return Err(Denial::Rejected),
+                Err(error) => undecided = Some(error),
+            }
         }
-        Ok(Identity { login: attempt.normalized_login, user_id: login.user_id, params: login.params })
+        Err(undecided.map_or(Denial::Rejected, Denial::Undecided))
     }
 
     /// Runs every authenticator's hook before a list.
@@ -174,6 +237,9 @@ impl Chain {
     ///
     /// An authenticator could not decide and nobody granted.
     pub async fn allows(&self, identity: &Identity, vm: VmId, owner: UserId) -> Result<bool, AuthError> {
+        if !identity.is_for(vm) {
+            return Ok(false);
+        }
         if identity.user_id == Some(owner) {
             return Ok(true);
         }
@@ -208,6 +274,15 @@ impl Chain {
         let start = if self.case_sensitive { trimmed.to_owned() } else { trimmed.to_lowercase() };
         let login = self.plugins.iter().try_fold(start, |login, plugin| plugin.normalize_login(&login))?;
         (!login.is_empty()).then_some(login)
+    }
+
+    async fn complete(&self, attempt: Attempt, mut login: Login) -> Result<Identity, Denial> {
+        login.params.entry("qvd.vm.user.name".to_owned()).or_insert_with(|| attempt.normalized_login.clone());
+        for plugin in &self.plugins {
+            plugin.after_login(&attempt, &mut login).await.map_err(Denial::Incomplete)?;
+        }
+        let Login { user_id, params, only_vm, expires_at, delegated, .. } = login;
+        Ok(Identity { login: attempt.normalized_login, user_id, params, only_vm, expires_at, delegated })
     }
 
     fn split_second_factor(&self, attempt: &mut Attempt) -> Option<Secret<String>> {

@@ -122,3 +122,78 @@ async fn the_directorys_name_counts_for_the_second_factor_and_everything_after()
         assert_eq!(identity.params().get(key).map(String::as_str), Some("a.doe"), "{key}");
     }
 }
+
+/// Knows one token, which is for one machine.
+#[derive(Debug)]
+struct Doorman {
+    whose: Option<&'static str>,
+    broken: bool,
+}
+
+#[async_trait]
+impl Authenticator for Doorman {
+    fn name(&self) -> &str {
+        "doorman"
+    }
+
+    async fn authenticate(&self, _: &Attempt) -> Result<Verdict, AuthError> {
+        Ok(Verdict::NotMine)
+    }
+
+    async fn authenticate_token(&self, _: &Attempt, token: &Secret<String>) -> Result<Verdict, AuthError> {
+        if self.broken {
+            return Err(AuthError::new("doorman", "check a token", "asleep"));
+        }
+        if token.expose() != "ticket" {
+            return Ok(Verdict::NotMine);
+        }
+        let mut login = Login::new().with_user(ALICE);
+        login.canonical_login = self.whose.map(str::to_owned);
+        login.only_vm = Some(VmId::new(7));
+        login.delegated = true;
+        Ok(Verdict::Accepted(login))
+    }
+
+    async fn access(&self, _: &Identity, _: VmId) -> Result<Access, AuthError> {
+        Ok(Access::Grant)
+    }
+}
+
+async fn show(chain: &Chain, token: &str) -> Result<Identity, Denial> {
+    chain.authenticate_token(Attempt::new("", ""), &Secret::new(token.to_owned())).await
+}
+
+#[tokio::test]
+async fn whoever_knows_a_token_says_whose_it_is_and_all_complete_the_login() {
+    let password = knows("a", "one").with_second_factor("123456");
+    let doorman = Arc::new(Doorman { whose: Some("alice"), broken: false });
+    let chain = chain(&[&password]).followed_by(doorman);
+    let identity = show(&chain, "ticket").await.unwrap();
+    assert_eq!((identity.login(), identity.user_id()), ("alice", Some(ALICE)));
+    assert_eq!(identity.params().get("qvd.vm.user.name").map(String::as_str), Some("alice"));
+    assert!(identity.is_delegated());
+    assert_eq!(password.calls(), [AuthCall::AfterLogin], "neither password nor second factor");
+    assert!(matches!(show(&chain, "other").await, Err(Denial::Rejected)));
+    assert!(!login(&chain, "one123456").await.unwrap().is_delegated());
+}
+
+#[tokio::test]
+async fn a_login_for_one_machine_opens_no_other_whoever_owns_it_or_grants() {
+    let chain = Chain::builder().plugin(Arc::new(Doorman { whose: Some("alice"), broken: false })).build();
+    let identity = show(&chain, "ticket").await.unwrap();
+    let bob = UserId::new(2);
+    for (vm, owner, allowed) in [(7, ALICE, true), (7, bob, true), (8, ALICE, false), (8, bob, false)] {
+        assert_eq!(chain.allows(&identity, VmId::new(vm), owner).await.unwrap(), allowed, "{vm} {owner}");
+        assert_eq!(identity.is_for(VmId::new(vm)), vm == 7);
+    }
+}
+
+#[tokio::test]
+async fn a_token_that_cannot_be_checked_or_is_nobodys_is_no_denial() {
+    let asleep = Chain::builder().plugin(Arc::new(Doorman { whose: Some("alice"), broken: true })).build();
+    assert!(matches!(show(&asleep, "ticket").await, Err(Denial::Undecided(_))));
+    for whose in [None, Some("")] {
+        let chain = Chain::builder().plugin(Arc::new(Doorman { whose, broken: false })).build();
+        assert!(matches!(show(&chain, "ticket").await, Err(Denial::Incomplete(_))), "{whose:?}");
+    }
+}

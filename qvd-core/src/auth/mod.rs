@@ -7,6 +7,7 @@ mod chain_tests;
 use std::collections::BTreeMap;
 use std::fmt::{self, Debug};
 use std::net::IpAddr;
+use std::time::SystemTime;
 
 use async_trait::async_trait;
 
@@ -81,6 +82,12 @@ pub struct Login {
     pub canonical_login: Option<String>,
     /// Properties for the session; they beat every other source.
     pub params: Properties,
+    /// The one virtual machine that this login is for, when it is not for all that the user may use.
+    pub only_vm: Option<VmId>,
+    /// When what the client showed stops being right; none when it does not by itself.
+    pub expires_at: Option<SystemTime>,
+    /// It stands on an earlier login, and must not be what a further one stands on.
+    pub delegated: bool,
 }
 
 impl Login {
@@ -103,6 +110,9 @@ impl fmt::Debug for Login {
             .field("user_id", &self.user_id)
             .field("canonical_login", &self.canonical_login)
             .field("params", &Names(self.params.keys().map(String::as_str)))
+            .field("only_vm", &self.only_vm)
+            .field("expires_at", &self.expires_at)
+            .field("delegated", &self.delegated)
             .finish()
     }
 }
@@ -176,6 +186,17 @@ pub trait Authenticator: Debug + Send + Sync + 'static {
 
     /// Decides on login and password.
     async fn authenticate(&self, attempt: &Attempt) -> Result<Verdict, AuthError>;
+
+    /// Decides on a token that came instead of login and password (`Authorization: Bearer`). The attempt has neither;
+    /// who accepts sets [`Login::canonical_login`], for nobody else knows whose the token is.
+    async fn authenticate_token(
+        &self,
+        attempt: &Attempt,
+        token: &Secret<String>,
+    ) -> Result<Verdict, AuthError> {
+        let _ = (attempt, token);
+        Ok(Verdict::NotMine)
+    }
 
     /// Rewrites a login before anybody is asked; `None` means that it can be nobody's login.
     fn normalize_login(&self, login: &str) -> Option<String> {

@@ -1,4 +1,4 @@
-//! Basic credentials (protocol page §2.4) and shared environment headers (§2.11).
+//! What an `Authorization` header shows, login and password or a token (protocol page §2.4, §8), and shared environment headers (§2.11).
 
 use std::collections::BTreeMap;
 
@@ -56,6 +56,34 @@ pub fn parse_basic(value: &[u8]) -> Option<Credentials> {
         Err(_) => login.iter().map(|b| char::from(*b)).collect(),
     };
     Some(Credentials { login, password: Secret::new(password.to_vec()) })
+}
+
+/// What a request shows to be let in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Authorization {
+    /// Login and password.
+    Basic(Credentials),
+    /// A token, the text as sent.
+    Bearer(Secret<String>),
+}
+
+/// Reads the value of an `Authorization` header of either scheme; `None` for what is no attempt, as [`parse_basic`]
+/// has it. A token is one word of visible ASCII; clients send the text that they were given, so it is not decoded.
+///
+/// ```
+/// use qvd_core::proto::basic::{Authorization, parse_authorization};
+/// assert!(matches!(parse_authorization(b"Basic YWxpY2U6czNjcmV0"), Some(Authorization::Basic(_))));
+/// assert!(matches!(parse_authorization(b"Bearer abc.def"), Some(Authorization::Bearer(_))));
+/// ```
+pub fn parse_authorization(value: &[u8]) -> Option<Authorization> {
+    let text = value.trim_ascii();
+    let scheme_end = text.iter().position(|b| *b == b' ')?;
+    if !text[..scheme_end].eq_ignore_ascii_case(b"Bearer") {
+        return parse_basic(text).map(Authorization::Basic);
+    }
+    let token = std::str::from_utf8(text[scheme_end..].trim_ascii()).ok()?;
+    let one_word = !token.is_empty() && token.bytes().all(|b| b.is_ascii_graphic());
+    one_word.then(|| Authorization::Bearer(Secret::new(token.to_owned())))
 }
 
 /// The value of an `Authorization` header for these credentials.
@@ -130,6 +158,29 @@ mod tests {
         for value in ["Basic OnNlY3JldA==", "Basic YWxpY2U=", "Digest x", "Basic", "", &nul, &line] {
             assert!(parse_basic(value.as_bytes()).is_none(), "{value}");
         }
+    }
+
+    #[test]
+    fn a_token_is_one_word_in_any_case_of_the_scheme() {
+        let token = |value: &[u8]| match parse_authorization(value) {
+            Some(Authorization::Bearer(token)) => Some(token.expose().clone()),
+            _ => None,
+        };
+        assert_eq!(token(b"Bearer a-b_c.d~+/=").as_deref(), Some("a-b_c.d~+/="));
+        assert_eq!(token(b" bEARER   abc ").as_deref(), Some("abc"));
+        for none in [
+            &b"Bearer"[..],
+            b"Bearer ",
+            b"Bearer a b",
+            b"Bearer a\tb",
+            b"Bearer \xc3\xa4",
+            b"Bearer a\0",
+            b"Token a",
+        ] {
+            assert!(parse_authorization(none).is_none(), "{}", none.escape_ascii());
+        }
+        let shown = format!("{:?}", parse_authorization(b"Bearer s3cret"));
+        assert!(!shown.contains("s3cret"), "{shown}");
     }
 
     #[test]

@@ -22,6 +22,8 @@ pub mod path {
     pub const CONNECT: &str = "/qvd/connect_to_vm";
     /// Stop a virtual machine.
     pub const STOP: &str = "/qvd/stop_vm";
+    /// Make a token for whoever is logged in.
+    pub const TOKEN: &str = "/qvd/create_auth_token";
 }
 
 /// Whether the headers ask for the upgrade.
@@ -102,6 +104,23 @@ pub fn stop_request(raw_query: &[u8]) -> Result<String, ParamError> {
     Ok(String::from_utf8_lossy(id).into_owned())
 }
 
+/// What a request for a token asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenRequest {
+    /// Text of the `id` parameter: the one machine that the token is for.
+    pub id: Option<String>,
+    /// Whether it may be used again and again (`multi_use`, true unless said otherwise).
+    pub multi_use: bool,
+}
+
+/// Reads the query of a request for a token; what it does not know is ignored.
+pub fn token_request(raw_query: &[u8]) -> TokenRequest {
+    let pairs = query::decode(raw_query);
+    let text = |name| last_value(&pairs, name).map(|value| String::from_utf8_lossy(value).into_owned());
+    let multi_use = text(b"multi_use").is_none_or(|value| flag(Some(&value)));
+    TokenRequest { id: text(b"id"), multi_use }
+}
+
 /// A flag of the protocol: empty, `0` and absent are false, everything else is true.
 pub fn flag(value: Option<&str>) -> bool {
     !matches!(value, None | Some("" | "0"))
@@ -118,6 +137,15 @@ fn is_safe(bytes: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_token_is_for_everything_and_for_long_unless_said_otherwise() {
+        let all = TokenRequest { id: None, multi_use: true };
+        assert_eq!(token_request(b""), all);
+        assert_eq!(token_request(b"store_auth=1&multi_use=1"), all);
+        let one = TokenRequest { id: Some("7".to_owned()), multi_use: false };
+        assert_eq!(token_request(b"id=3&id=7&multi_use=0"), one);
+    }
 
     #[test]
     fn only_the_two_families_pass() {

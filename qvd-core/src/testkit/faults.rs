@@ -225,6 +225,14 @@ impl<T: Authenticator + ?Sized> Authenticator for Faulty<T> {
         self.run(self.inner.authenticate(attempt), self.undecided("check a password")).await
     }
 
+    async fn authenticate_token(
+        &self,
+        attempt: &Attempt,
+        token: &Secret<String>,
+    ) -> Result<Verdict, AuthError> {
+        self.run(self.inner.authenticate_token(attempt, token), self.undecided("check a token")).await
+    }
+
     fn normalize_login(&self, login: &str) -> Option<String> {
         self.inner.normalize_login(login)
     }

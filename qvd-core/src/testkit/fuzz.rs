@@ -59,6 +59,7 @@ pub fn query(bytes: &[u8]) {
     let held: usize = pairs.iter().map(|p| p.name.len() + p.value.as_ref().map_or(0, Vec::len)).sum();
     assert!(held <= bytes.len(), "decoding never grows");
     let _ = upgrade::stop_request(bytes);
+    let _ = upgrade::token_request(bytes);
     if let Ok(wanted) = upgrade::connect_request(bytes) {
         for (name, value) in &wanted.params {
             assert!(name.starts_with("qvd.client.") || name.starts_with("custom."), "{name:?}");
@@ -70,8 +71,11 @@ pub fn query(bytes: &[u8]) {
     }
 }
 
-/// Basic credentials: never an empty login or one with a NUL, never shown, and what was read is read again.
+/// Authorization headers: a token is one word of ASCII; basic credentials: never an empty login or one with a NUL, never shown, and what was read is read again.
 pub fn basic(bytes: &[u8]) {
+    if let Some(basic::Authorization::Bearer(token)) = basic::parse_authorization(bytes) {
+        assert!(!token.expose().is_empty() && token.expose().bytes().all(|b| b.is_ascii_graphic()));
+    }
     let Some(credentials) = basic::parse_basic(bytes) else { return };
     assert!(!credentials.login.is_empty() && !credentials.login.contains('\0'));
     assert!(credentials.password.expose().len() <= bytes.len());

@@ -381,12 +381,13 @@ create index sessions_administrator on sessions (administrator_id) where adminis
 create index sessions_user on sessions (user_id) where user_id is not null;
 create index sessions_expiry on sessions (expires_at);
 
--- Connect tickets. Only a digest of the token is kept.
+-- Connect tickets. Only a digest of the token is kept; params are what the login gave to the session.
 create table user_tokens (
     token_digest text primary key,
     user_id bigint not null references users (id) on delete cascade,
     vm_id bigint references vms (id) on delete cascade,
     multi_use boolean not null default false,
+    params jsonb not null,
     created_at timestamptz not null default now(),
     expires_at timestamptz not null,
     used_at timestamptz

@@ -381,12 +381,13 @@ create index sessions_administrator on sessions (administrator_id) where adminis
 create index sessions_user on sessions (user_id) where user_id is not null;
 create index sessions_expiry on sessions (expires_at);
 
--- Connect tickets. Only a digest of the token is kept.
+-- Connect tickets. Only a digest of the token is kept; params are what the login gave to the session.
 create table user_tokens (
     token_digest text not null primary key,
     user_id integer not null references users (id) on delete cascade,
     vm_id integer references vms (id) on delete cascade,
     multi_use integer not null default 0 check (multi_use in (0, 1)),
+    params text not null check (json_valid(params)),
     created_at integer not null default (cast(round(unixepoch('now', 'subsec') * 1000000.0) as integer)),
     expires_at integer not null,
     used_at integer

@@ -39,6 +39,14 @@ impl Authenticator for Bounded {
         self.within_limit("check a password", self.0.authenticate(attempt)).await
     }
 
+    async fn authenticate_token(
+        &self,
+        attempt: &Attempt,
+        token: &Secret<String>,
+    ) -> Result<Verdict, AuthError> {
+        self.within_limit("check a token", self.0.authenticate_token(attempt, token)).await
+    }
+
     fn normalize_login(&self, login: &str) -> Option<String> {
         self.0.normalize_login(login)
     }

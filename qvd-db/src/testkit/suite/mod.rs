@@ -15,6 +15,7 @@ mod races;
 mod runs;
 mod sessions;
 mod takeover;
+mod tokens;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -49,6 +50,7 @@ pub fn cases() -> Vec<Case> {
         races::CASES,
         edits::CASES,
         provision::CASES,
+        tokens::CASES,
     ]
     .concat()
 }
