@@ -84,6 +84,8 @@ impl UserTokens<'_> {
     ///
     /// [`Error::Missing`] user or virtual machine.
     pub async fn add(self, token: &Secret<String>, new: &NewToken) -> Result<SystemTime> {
+        // Two that store at once would each see the other's token missing from the count.
+        const ALONE: Sql = sql!("look at a user": "select id from users where id = $1" FOR_UPDATE);
         const SWEEP: Sql = sql!("forget tokens that have ended":
             "delete from user_tokens where expires_at <= " NOW);
         const TRIM: Sql = sql!("forget a user's oldest tokens":
@@ -97,13 +99,13 @@ impl UserTokens<'_> {
         let digest = digest(token);
         let json = serde_json::json!(params).to_string();
         transaction!(self.db, |tx| {
+            if tx.row(&ALONE, params![*user]).await?.is_none() {
+                return Err(Error::missing(format!("user {user}")));
+            }
             tx.rows(&SWEEP, params![]).await?;
             tx.rows(&TRIM, params![*user, Self::MOST_OF_A_USER - 1]).await?;
             let row = params![&digest, *user, *vm, *multi_use, &json, *lifetime];
-            let gone = || match vm {
-                Some(vm) => Error::missing(format!("user {user} or vm {vm}")),
-                None => Error::missing(format!("user {user}")),
-            };
+            let gone = || Error::missing(vm.map_or_else(|| format!("user {user}"), |vm| format!("vm {vm}")));
             only(tx.rows(&INSERT, row).await.map_err(|e| e.or_referenced(gone))?)?.get("expires_at")
         })
     }

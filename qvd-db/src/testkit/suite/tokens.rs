@@ -172,8 +172,10 @@ async fn tokens_go_with_their_user_and_their_vm(site: Site) {
     assert_eq!(redeem(&site.db, "free").await, None);
     let nobodys = site.db.user_tokens().add(&text("x"), &new(world.user)).await;
     assert!(matches!(nobodys, Err(Error::Missing { .. })), "{nobodys:?}");
-    let of_no_vm = NewToken { vm: Some(VmId::new(4711)), ..new(world.user) };
-    assert!(site.db.user_tokens().add(&text("x"), &of_no_vm).await.is_err());
+    let bea = site.db.users().add(qvd_core::TenantId::DEFAULT, "bea", None).await.unwrap();
+    let of_no_vm = NewToken { vm: Some(VmId::new(4711)), ..new(bea) };
+    let nothings = site.db.user_tokens().add(&text("x"), &of_no_vm).await;
+    assert!(matches!(nothings, Err(Error::Missing { .. })), "{nothings:?}");
 }
 
 async fn a_user_has_so_many_tokens_and_no_more(site: Site) {
@@ -190,5 +192,8 @@ async fn a_user_has_so_many_tokens_and_no_more(site: Site) {
     assert_eq!(redeem(&site.db, "first").await, None);
     assert!(redeem(&site.db, "token 1").await.is_some() && redeem(&site.db, "one more").await.is_some());
     assert!(redeem(&site.db, "bea").await.is_some());
+    let second = site.second().await;
+    let further = new(world.user);
+    tokio::join!(add(&site.db, "here", &further), add(&second, "there", &further));
     assert_eq!(rows(&site.db).await, i64::from(UserTokens::MOST_OF_A_USER) + 1);
 }
