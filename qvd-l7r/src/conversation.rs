@@ -15,7 +15,9 @@ use qvd_db::HostCounter;
 use tokio::sync::watch;
 
 use crate::abuse::Abuse;
+use crate::auth::{self, Wish};
 use crate::connect::{self, Connect};
+use crate::error::Error;
 use crate::front::{Channel, Incoming, Patience, Reply, Request, Route};
 use crate::login::{Known, Login};
 use crate::session::Session;
@@ -87,6 +89,9 @@ async fn converse(
                 },
                 Err(refusal) => refusal,
             },
+            Ok(Route::Token) => {
+                unless_ended(shared, exchange.token()).await.unwrap_or_else(|refusal| refusal)
+            }
             Err(refusal) => refusal,
         };
         let last = reply.ends_connection() || request.close || *leaving.borrow();
@@ -159,6 +164,7 @@ impl Exchange<'_> {
             None => self.owned(&known).await,
         }
         .map_err(|e| database_away("no list", &e))?;
+        entries.retain(|entry| known.identity.is_for(VmId::new(entry.id)));
         entries.sort_by_key(|entry| entry.id);
         Ok(Reply::List(encode(entries)))
     }
@@ -206,6 +212,34 @@ impl Exchange<'_> {
         let (vm, row) = self.find(&id).await?;
         self.allow(&known, &vm).await?;
         Ok((vm.id, row))
+    }
+
+    /// For whoever showed more than a token; one that is to be for a single machine is for one that may be used.
+    async fn token(&mut self) -> Result<Reply, Reply> {
+        let (_, known) = self.admit().await?;
+        if known.identity.is_delegated() {
+            return Err(Reply::TokenForbidden);
+        }
+        let wanted = upgrade::token_request(&self.request.query);
+        let vm = match &wanted.id {
+            Some(id) => {
+                let (vm, _) = self.find(id).await?;
+                self.allow(&known, &vm).await?;
+                Some(vm.id)
+            }
+            None => None,
+        };
+        let wish = Wish { vm, multi_use: wanted.multi_use };
+        match auth::issue(&self.shared.db, &known.identity, known.user, wish).await {
+            Ok(Some((token, lifetime))) => {
+                tracing::info!(login = known.identity.login(), user = %known.user, vm = vm.map(tracing::field::display),
+                    client = %self.peer, "token made");
+                Ok(Reply::Token(token, lifetime))
+            }
+            Ok(None) => Err(Reply::Unauthorized),
+            Err(Error::Database { source, .. }) => Err(database_away("no token", &source)),
+            Err(error) => Err(internal("no token", &error)),
+        }
     }
 
     /// A text that is no id names nothing.

@@ -17,7 +17,7 @@ pub enum Error {
         /// What is wrong with it, and what would do.
         problem: String,
     },
-    /// The database was asked for something that the router cannot start without.
+    /// The database was asked for something that the router cannot go on without.
     #[error("cannot {operation}")]
     Database {
         /// What was asked.

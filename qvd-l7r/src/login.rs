@@ -3,11 +3,11 @@
 
 use std::net::SocketAddr;
 use std::sync::PoisonError;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use qvd_core::auth::{Attempt, Denial, Identity};
 use qvd_core::error::chain;
-use qvd_core::proto::basic::Credentials;
+use qvd_core::proto::basic::{Authorization, Credentials};
 use qvd_core::{HostId, TenantId, UserId};
 use qvd_db::HostCounter;
 use subtle::ConstantTimeEq;
@@ -27,40 +27,46 @@ pub(crate) struct Known {
 pub(crate) struct Login {
     peer: SocketAddr,
     accepted: Option<(Credentials, Known)>,
+    /// Somebody was accepted, if only by a token, which is not remembered.
+    known: bool,
 }
 
 impl Login {
     pub(crate) fn new(peer: SocketAddr) -> Self {
-        Self { peer, accepted: None }
+        Self { peer, accepted: None, known: false }
     }
 
     /// Whether somebody has logged in here.
     pub(crate) fn is_known(&self) -> bool {
-        self.accepted.is_some()
+        self.known
     }
 
-    /// Checks a request's credentials; the same ones as before are not checked again.
+    /// Checks what a request shows. The same login and password as before are not checked again; a token is, each time:
+    /// one that was revoked or has ended lets nobody in, however old the connection.
     pub(crate) async fn check(
         &mut self,
         shared: &Shared,
         host: HostId,
         request: &Request,
     ) -> Result<Known, Reply> {
-        let credentials = request.credentials.as_ref().ok_or(Reply::Unauthorized)?;
-        if let Some((before, known)) = &self.accepted
+        let shown = request.authorization.as_ref().ok_or(Reply::Unauthorized)?;
+        if let (Some((before, known)), Authorization::Basic(credentials)) = (&self.accepted, shown)
             && same(before, credentials)
+            && known.identity.expires_at().is_none_or(|end| SystemTime::now() < end)
         {
             return Ok(known.clone());
         }
         let begun = tokio::time::Instant::now();
         // Failures are counted for whom they are meant, however it is written.
-        let login = shared.chain.normalize(&credentials.login).unwrap_or_default();
+        let login = match shown {
+            Authorization::Basic(credentials) => {
+                shared.chain.normalize(&credentials.login).unwrap_or_default()
+            }
+            Authorization::Bearer(_) => ANY_TOKEN.to_owned(),
+        };
         shared.metrics.auth_attempts_total.add(1);
         shared.counters.count(host, HostCounter::AuthAttempts);
-        let attempt = Attempt::new(credentials.login.clone(), credentials.password.expose().clone())
-            .with_peer(self.peer.ip())
-            .with_environment(request.environment.clone());
-        let asked = tokio::time::timeout(LIMIT, shared.chain.authenticate(attempt)).await;
+        let asked = tokio::time::timeout(LIMIT, self.ask(shared, request, shown)).await;
         let outcome = match asked {
             Ok(Ok(identity)) => self.complete(shared, identity).await,
             Ok(Err(denial)) => Err(self.refused(&denial)),
@@ -75,17 +81,45 @@ impl Login {
                 shared.counters.count(host, HostCounter::AuthOk);
                 lock(shared).succeeded(self.peer.ip(), &login);
                 tracing::info!(login = known.identity.login(), user = %known.user, client = %self.peer, "logged in");
-                self.accepted = Some((credentials.clone(), known.clone()));
+                self.known = true;
+                if let Authorization::Basic(credentials) = shown {
+                    self.accepted = Some((credentials.clone(), known.clone()));
+                }
                 Ok(known)
             }
             Err(Reply::Unauthorized) => {
                 let wait = lock(shared).failed(self.peer.ip(), &login, Instant::now());
-                tracing::info!(login = credentials.login, client = %self.peer, "login refused");
+                match shown {
+                    Authorization::Basic(credentials) => {
+                        tracing::info!(login = credentials.login, client = %self.peer, "login refused");
+                    }
+                    Authorization::Bearer(_) => tracing::info!(client = %self.peer, "token refused"),
+                }
                 // From the beginning: how long the check took shows who or what refused.
                 tokio::time::sleep_until(begun + wait).await;
                 Err(Reply::Unauthorized)
             }
             Err(reply) => Err(reply),
+        }
+    }
+
+    async fn ask(
+        &self,
+        shared: &Shared,
+        request: &Request,
+        shown: &Authorization,
+    ) -> Result<Identity, Denial> {
+        let attempt = |login: &str, password: &[u8]| {
+            Attempt::new(login, password)
+                .with_peer(self.peer.ip())
+                .with_environment(request.environment.clone())
+        };
+        match shown {
+            Authorization::Basic(credentials) => {
+                let attempt = attempt(&credentials.login, credentials.password.expose());
+                shared.chain.authenticate(attempt).await
+            }
+            Authorization::Bearer(token) => shared.chain.authenticate_token(attempt("", b""), token).await,
         }
     }
 
@@ -134,6 +168,9 @@ fn same(a: &Credentials, b: &Credentials) -> bool {
 fn lock(shared: &Shared) -> std::sync::MutexGuard<'_, crate::auth::Throttle> {
     shared.throttle.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+/// For whom wrong tokens of an address count: no login holds a NUL.
+const ANY_TOKEN: &str = "\0token";
 
 /// All authenticators together may take this long.
 const LIMIT: Duration = Duration::from_secs(30);

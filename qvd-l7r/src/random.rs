@@ -19,12 +19,21 @@ pub(crate) fn bytes<const N: usize>() -> Result<[u8; N]> {
 
 /// A key of 64 letters and digits, all equally likely.
 pub(crate) fn slave_key() -> Result<Secret<String>> {
+    word(64)
+}
+
+/// A token of 32 letters and digits, which is 190 bits: a client whose whole request is below 1024 bytes can carry it.
+pub(crate) fn token() -> Result<Secret<String>> {
+    word(32)
+}
+
+fn word(length: usize) -> Result<Secret<String>> {
     const ALPHABET: &[u8; 62] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
-    let mut key = String::with_capacity(64);
-    while key.len() < 64 {
+    let mut key = String::with_capacity(length);
+    while key.len() < length {
         for byte in bytes::<96>()? {
             // 248 is the largest multiple of 62 in a byte: above it, some would come more often.
-            if byte < 248 && key.len() < 64 {
+            if byte < 248 && key.len() < length {
                 key.push(char::from(ALPHABET[usize::from(byte % 62)]));
             }
         }
@@ -42,6 +51,8 @@ mod tests {
         let key = a.expose();
         assert!(key.len() == 64 && key.bytes().all(|c| c.is_ascii_alphanumeric()), "{key}");
         assert!(a != b);
+        let (a, b) = (token().unwrap(), token().unwrap());
+        assert!(a.expose().len() == 32 && a.expose().bytes().all(|c| c.is_ascii_alphanumeric()) && a != b);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use qvd_core::balance::LoadBalancer;
 use qvd_core::config::Config;
 use qvd_db::Db;
 
-use crate::auth::{self, Bounded, Throttle};
+use crate::auth::{self, Bounded, Throttle, Tokens};
 use crate::certificate;
 use crate::counters::counters;
 use crate::error::{Error, Result};
@@ -195,7 +195,7 @@ impl RouterBuilder {
             Some(chain) => chain,
             None => auth::chain_from_config(&self.db, &self.config)?,
         };
-        let chain = chain.wrapped(Bounded::wrap);
+        let chain = chain.followed_by(Arc::new(Tokens::new(self.db.clone()))).wrapped(Bounded::wrap);
         if self.balancer.is_none() {
             check_balancer(&self.config)?;
         }

@@ -7,6 +7,7 @@ mod ldap;
 mod proofs;
 mod tester;
 mod throttle;
+mod tokens;
 mod totp;
 
 use std::sync::Arc;
@@ -22,6 +23,7 @@ pub use default::Default;
 pub use ldap::Ldap;
 pub use tester::AuthTester;
 pub(crate) use throttle::Throttle;
+pub(crate) use tokens::{Tokens, Wish, issue};
 pub use totp::{SECRET_PROPERTY as TOTP_SECRET_PROPERTY, Totp};
 
 use crate::error::{Error, Result};

@@ -1,9 +1,11 @@
 //! Final answers, typed, and their bytes.
 
-use qvd_core::VmId;
+use std::time::Duration;
+
 use qvd_core::proto::http1::{HeadError, encode_head, reason_phrase, status_line};
 use qvd_core::proto::upgrade::{INFO_HEADER, ParamError, SLAVE_KEY_HEADER};
 use qvd_core::state::{HostState, VmState};
+use qvd_core::{Secret, VmId};
 
 use crate::progress::{Reason, Step};
 
@@ -16,6 +18,8 @@ pub enum Reply {
     List(String),
     /// The virtual machine is stopped.
     Stopped,
+    /// A new token, and how long it is good for.
+    Token(Secret<String>, Duration),
     /// The head cannot be served.
     BadHead(HeadError),
     /// The request announces a body.
@@ -44,6 +48,8 @@ pub enum Reply {
     VmBlocked,
     /// The user may not use it.
     VmForbidden,
+    /// Who came with a token asks for another one.
+    TokenForbidden,
     /// The connect failed after its checks.
     NotAvailable(VmId, Reason),
     /// It cannot be stopped from this state.
@@ -60,14 +66,14 @@ impl Reply {
     /// Status code.
     pub fn status(&self) -> u16 {
         match self {
-            Self::Alive | Self::List(_) | Self::Stopped => 200,
+            Self::Alive | Self::List(_) | Self::Stopped | Self::Token(..) => 200,
             Self::BadHead(error) => error.status(),
             Self::BodyRefused => 400,
             Self::NoRoute | Self::NoVm => 404,
             Self::Unauthorized => 401,
             Self::UpgradeRequired => 426,
             Self::BadParams(error) => error.status(),
-            Self::VmBlocked | Self::VmForbidden => 403,
+            Self::VmBlocked | Self::VmForbidden | Self::TokenForbidden => 403,
             Self::StopTimeout => 408,
             Self::Internal => 500,
             Self::LoginUndecided
@@ -87,6 +93,10 @@ impl Reply {
             Self::Alive => "I am alive!\r\n".to_owned(),
             Self::List(json) => json.clone(),
             Self::Stopped => "Machine stopped\r\n".to_owned(),
+            Self::Token(token, lifetime) => {
+                // Letters and digits alone: nothing to escape.
+                format!(r#"{{"auth_token":"{}","expires_in":{}}}"#, token.expose(), lifetime.as_secs())
+            }
             Self::BadHead(error) => self.describe(&error.to_string()),
             Self::BodyRefused => self.describe("requests have no body"),
             Self::NoRoute => self.describe("nothing is served at this path"),
@@ -101,6 +111,7 @@ impl Reply {
             Self::NoVm => "The requested virtual machine does not exist".to_owned(),
             Self::VmBlocked => "The requested virtual machine is offline for maintenance".to_owned(),
             Self::VmForbidden => "You are not allowed to access requested virtual machine".to_owned(),
+            Self::TokenForbidden => self.describe("a token does not get another one, log in for it"),
             Self::NotAvailable(vm, reason) => reason.body(*vm),
             Self::Unstoppable(state) => {
                 format!("The requested virtual machine is in an unstoppable state ({state})")
@@ -114,7 +125,7 @@ impl Reply {
     /// The head, which announces [`Reply::body`].
     pub fn head(&self, body: &str) -> String {
         let kind = match self {
-            Self::List(_) => "application/json",
+            Self::List(_) | Self::Token(..) => "application/json",
             _ => "text/plain",
         };
         let length = body.len().to_string();
@@ -161,6 +172,8 @@ mod tests {
             Reply::Alive,
             Reply::List("[]".into()),
             Reply::Stopped,
+            Reply::Token(Secret::new("abc".into()), Duration::from_secs(60)),
+            Reply::TokenForbidden,
             Reply::BadHead(HeadError::Malformed),
             Reply::BodyRefused,
             Reply::NoRoute,
@@ -194,6 +207,14 @@ mod tests {
             assert!(head.ends_with("\r\n\r\n") && head.matches("\r\n\r\n").count() == 1, "{head}");
             assert!(!body.contains("HTTP/1.1"), "a client searches bodies for status lines: {body}");
         }
+    }
+
+    #[test]
+    fn a_token_is_in_the_body_and_in_no_debug_output() {
+        let reply = Reply::Token(Secret::new("s3cret".into()), Duration::from_secs(28_800));
+        assert_eq!(reply.body(), r#"{"auth_token":"s3cret","expires_in":28800}"#);
+        assert!(reply.head("x").contains("\r\nContent-Type: application/json\r\n"));
+        assert!(!format!("{reply:?}").contains("s3cret"));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use qvd_core::proto::basic::{self, Credentials};
+use qvd_core::proto::basic::{self, Authorization};
 use qvd_core::proto::http1::RequestHead;
 use qvd_core::proto::upgrade::{self, path};
 
@@ -17,6 +17,8 @@ pub enum Route {
     Connect,
     /// Stop a virtual machine.
     Stop,
+    /// Make a token.
+    Token,
 }
 
 impl Route {
@@ -31,6 +33,7 @@ impl Route {
             (path::LIST, Self::List),
             (path::CONNECT, Self::Connect),
             (path::STOP, Self::Stop),
+            (path::TOKEN, Self::Token),
         ]
         .into_iter()
         .find_map(|(known, route)| (path == known.as_bytes()).then_some(route))
@@ -44,8 +47,8 @@ pub struct Request {
     pub route: Option<Route>,
     /// The query, not decoded.
     pub query: Vec<u8>,
-    /// Login and password, when it carries usable ones.
-    pub credentials: Option<Credentials>,
+    /// Login and password, or a token, when it carries usable ones.
+    pub authorization: Option<Authorization>,
     /// Environment variables that the client shares with authenticators.
     pub environment: BTreeMap<String, Vec<u8>>,
     /// It asks for the upgrade to `QVD/1.0`.
@@ -62,7 +65,7 @@ impl From<RequestHead> for Request {
         Self {
             route: Route::of(&head),
             query: head.query().to_vec(),
-            credentials: head.headers.get("Authorization").and_then(basic::parse_basic),
+            authorization: head.headers.get("Authorization").and_then(basic::parse_authorization),
             environment: basic::shared_environment(&head.headers),
             upgrade,
             close: !upgrade && head.headers.has_token("Connection", "close"),
@@ -102,7 +105,7 @@ mod tests {
     #[test]
     fn credentials_do_not_show_in_debug_output() {
         let r = request("GET /qvd/ping HTTP/1.1\nAuthorization: Basic YWxpY2U6czNjcmV0\n\n");
-        assert_eq!(r.credentials.as_ref().unwrap().login, "alice");
+        assert!(matches!(&r.authorization, Some(Authorization::Basic(c)) if c.login == "alice"));
         assert!(!format!("{r:?}").contains("s3cret"));
         assert!(!format!("{r:?}").contains("115, 51"), "nor as bytes");
     }

@@ -18,5 +18,6 @@ mod login;
 mod proof;
 mod stop;
 mod takeover;
+mod tokens;
 mod totp;
 mod transport;

@@ -9,7 +9,7 @@ mod world;
 use std::future::Future;
 use std::time::Duration;
 
-pub(crate) use client::{Client, basic, believer, config, plain, request};
+pub(crate) use client::{Client, Response, basic, believer, config, plain, request};
 pub(crate) use desktop::{Answer, Desktop};
 pub(crate) use log::logged;
 pub(crate) use slapd::{ADMINISTRATOR_PASSWORD, DIRECTORY_PASSWORD, Slapd};
