@@ -43,6 +43,7 @@ pub(super) enum Action {
     UserDel,
     UserList,
     UserPasswd,
+    UserTokens,
     VmAccess(Access),
     VmAdd,
     VmBlock(bool),
@@ -391,6 +392,14 @@ pub(super) static COMMANDS: &[Command] = &[
         "Sets properties of users.",
     ),
     command(
+        ("user", "tokens"),
+        Action::UserTokens,
+        Words,
+        Some(&USER_KEYS),
+        "list [-f filter] [-q] [-o table|json]\n       qa user tokens revoke [-f filter] [--force]",
+        "Lists or revokes the tokens with which users connect; a token itself is shown to nobody.",
+    ),
+    command(
         ("vm", "add"),
         Action::VmAdd,
         Named(&[
@@ -539,7 +548,7 @@ mod tests {
         sorted.sort();
         sorted.dedup();
         assert_eq!(words, sorted);
-        let new = ["host explain", "session list"];
+        let new = ["host explain", "session list", "user tokens"];
         assert!(new.iter().all(|new| words.iter().any(|known| known == new)));
         words.retain(|known| !new.contains(&known.as_str()));
         let old = "config: del get set ssl; di: add del list propdel propget propset tag untag; \

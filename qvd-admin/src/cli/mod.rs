@@ -25,6 +25,7 @@ mod property_commands;
 mod session;
 mod session_commands;
 mod table;
+mod token_commands;
 mod user_commands;
 mod vm_commands;
 
@@ -189,6 +190,7 @@ async fn dispatch(action: Action, session: &mut Session<'_, '_>) -> Result<Endin
         Action::UserDel => user_commands::del(session).await,
         Action::UserList => user_commands::list(session).await,
         Action::UserPasswd => user_commands::passwd(session).await,
+        Action::UserTokens => token_commands::tokens(session).await,
         Action::VmAccess(access) => vm_commands::access(session, access).await,
         Action::VmAdd => vm_commands::add(session).await,
         Action::VmBlock(blocked) => vm_commands::block(session, blocked).await,

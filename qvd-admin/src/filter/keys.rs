@@ -163,6 +163,20 @@ pub static USER_KEYS: Keys = Keys {
     ],
 };
 
+/// Fields of users' tokens.
+pub static TOKEN_KEYS: Keys = Keys {
+    object: "token",
+    columns: &[
+        column("user_id", Kind::Integer),
+        column("login", Kind::Text),
+        column("vm_id", Kind::Integer),
+        column("multi_use", Kind::Flag),
+        column("created_at", Kind::Time),
+        column("expires_at", Kind::Time),
+        column("used_at", Kind::Time),
+    ],
+};
+
 /// Keys of virtual machines.
 pub static VM_KEYS: Keys = Keys {
     object: "vm",

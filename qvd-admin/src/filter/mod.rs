@@ -14,8 +14,8 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
 pub use keys::{
-    Column, DI_KEYS, HOST_COUNTER_KEYS, HOST_EXPLANATION_KEYS, HOST_KEYS, Keys, Kind, OSF_KEYS, USER_KEYS,
-    VM_COUNTER_KEYS, VM_KEYS,
+    Column, DI_KEYS, HOST_COUNTER_KEYS, HOST_EXPLANATION_KEYS, HOST_KEYS, Keys, Kind, OSF_KEYS, TOKEN_KEYS,
+    USER_KEYS, VM_COUNTER_KEYS, VM_KEYS,
 };
 use pattern::Pattern;
 

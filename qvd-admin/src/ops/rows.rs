@@ -217,7 +217,7 @@ fn flavour_field<'a>(osf: &'a Osf, key: &str) -> Value<'a> {
     }
 }
 
-fn time(moment: Option<SystemTime>) -> Value<'static> {
+pub(super) fn time(moment: Option<SystemTime>) -> Value<'static> {
     moment.and_then(|moment| Timestamp::try_from(moment).ok()).map_or(Value::Null, Value::Time)
 }
 

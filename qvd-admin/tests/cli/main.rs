@@ -7,5 +7,6 @@ mod images;
 mod line;
 mod objects;
 mod prompts;
+mod tokens;
 mod transcript;
 mod vms;
