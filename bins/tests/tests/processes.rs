@@ -114,7 +114,8 @@ fn sweep(victim: Victim, beginning: Beginning, dir: &Path, screen: &Screen) -> R
         while let Some(moment) = next() {
             for attempt in 1..=ATTEMPTS {
                 let outcome = lab.kill_at(victim, moment);
-                let again = attempt < ATTEMPTS && matches!(&outcome, Ok(Some(kill)) if !kill.is_near());
+                let is_late = matches!(&outcome, Ok(Some(kill)) if !kill.is_near());
+                let again = is_late && attempt < ATTEMPTS && tally.would_be_late();
                 tally.count(moment, outcome, again);
                 if !again {
                     break;
@@ -516,6 +517,12 @@ impl Tally {
                     writeln!(self.failures, "{victim:?} killed at {} ({beginning:?}): {e:#}", moment.step);
             }
         }
+    }
+
+    /// Whether another late kill would make too many of them. Some steps follow each other faster than anybody can be
+    /// killed between them.
+    fn would_be_late(&self) -> bool {
+        self.near * 3 < (self.kills + 1) * 2
     }
 
     fn merge(&mut self, other: Self) {
