@@ -2,11 +2,12 @@
 
 use crate::transcript::{Site, words};
 
-const PROMPTS: [(&str, &str); 17] = [
+const PROMPTS: [(&str, &str); 18] = [
     ("host del", "delete all hosts"),
     ("osf del", "delete all osfs"),
     ("di del", "delete all dis"),
     ("user del", "delete all users"),
+    ("user tokens revoke", "revoke the tokens of all users"),
     ("vm del", "delete all vms"),
     ("host block", "block all hosts"),
     ("host unblock", "unblock all hosts"),
