@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use nix::sys::signal::Signal;
+use qvd_db::Backend;
 
 use crate::process::{Process, program, run, wait_until};
 use crate::site::Site;
@@ -141,6 +142,22 @@ impl Drop for Node {
         // It stops its virtual machines first.
         self.hkd.stop(Duration::from_secs(90));
     }
+}
+
+/// The keys `database.*` for this database server.
+///
+/// # Panics
+///
+/// For a database that is none.
+pub fn database_lines(backend: &Backend) -> String {
+    let Backend::Postgres { host, port, name, user, password, .. } = backend else {
+        panic!("not a server: {backend:?}")
+    };
+    format!(
+        "database.driver = postgresql\ndatabase.host = {host}\ndatabase.port = {port}\ndatabase.name = {name}\n\
+         database.user = {user}\ndatabase.password = {}\n",
+        password.expose()
+    )
 }
 
 fn daemon(dir: &Path, name: &str) -> Result<Process> {

@@ -4,11 +4,10 @@
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use qvd_db::Backend;
 use qvd_db::testkit::TemporaryPostgres;
 use qvd_system_tests::desktop::TERMINAL;
 use qvd_system_tests::machine::Machine;
-use qvd_system_tests::node::Node;
+use qvd_system_tests::node::{Node, database_lines};
 use qvd_system_tests::process::{Process, wait_until};
 use qvd_system_tests::scratch::Scratch;
 use qvd_system_tests::screen::Screen;
@@ -33,7 +32,7 @@ fn the_database_goes_away_and_comes_back() {
         "vm.process.home.skel = {}\ninternal.database.client.connect.timeout = 3\n",
         skeleton("bare")
     );
-    let mut node = Node::start(dir.path(), Some(&lines(&backend)), &more).expect("a node");
+    let mut node = Node::start(dir.path(), Some(&database_lines(&backend)), &more).expect("a node");
     node.add_flavour().expect("a flavour");
     let [alice, bob] = ["alice", "bob"].map(|login| node.add_account(login).expect("an account"));
     let mut client = connect(&node, &screen, &alice);
@@ -76,18 +75,6 @@ fn the_database_goes_away_and_comes_back() {
     client.signal(Signal::SIGTERM).expect("it runs");
     client.wait_exit(LIMIT).expect("it ends");
     wait_state(&node, &alice, "running,user_state=disconnected");
-}
-
-/// The keys `database.*` for this database.
-fn lines(backend: &Backend) -> String {
-    let Backend::Postgres { host, port, name, user, password, .. } = backend else {
-        panic!("not a server: {backend:?}")
-    };
-    format!(
-        "database.driver = postgresql\ndatabase.host = {host}\ndatabase.port = {port}\ndatabase.name = {name}\n\
-         database.user = {user}\ndatabase.password = {}\n",
-        password.expose()
-    )
 }
 
 fn connect(site: &Site, screen: &Screen, account: &Account) -> Process {
