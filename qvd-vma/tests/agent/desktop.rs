@@ -114,12 +114,7 @@ async fn a_desktop_that_waits_again_ends_when_it_is_asked_to() {
     let screen = Screen::start().await;
     // Only at that limit it is killed, and this test is over long before.
     let machine = Setup::new().set("internal.nxagent.timeout.stopping", "600").start().await;
-    machine.listen().await;
-    let mut viewer = screen.view(&machine.socket());
-    machine.wait_state(XState::Connected).await;
-    let inside = machine.inside_pid().await;
-    viewer.kill();
-    machine.wait_state(XState::Suspended).await;
+    let inside = machine.suspended(&screen).await;
     machine.listen().await;
     let agent = machine.agent_pid().as_raw();
     machine.vma.x_stop().await.unwrap();

@@ -118,12 +118,7 @@ async fn an_agent_that_nobody_comes_to_ends_but_a_desktop_does_not() {
     machine.wait_state(XState::Stopped).await;
     assert!(!runs(agent));
 
-    machine.listen().await;
-    let mut viewer = screen.view(&machine.socket());
-    machine.wait_state(XState::Connected).await;
-    let inside = machine.inside_pid().await;
-    viewer.kill();
-    machine.wait_state(XState::Suspended).await;
+    let inside = machine.suspended(&screen).await;
     machine.listen().await;
     machine.wait_state(XState::Suspended).await;
     machine.listen().await;
@@ -187,12 +182,7 @@ async fn a_stranger_on_the_socket_of_a_waiting_desktop_costs_nothing() {
     }
     let screen = Screen::start().await;
     let machine = Setup::new().start().await;
-    machine.listen().await;
-    let mut viewer = screen.view(&machine.socket());
-    machine.wait_state(XState::Connected).await;
-    let inside = machine.inside_pid().await;
-    viewer.kill();
-    machine.wait_state(XState::Suspended).await;
+    let inside = machine.suspended(&screen).await;
     machine.listen().await;
     drop(std::os::unix::net::UnixStream::connect(machine.socket()).unwrap());
     machine.wait_state(XState::Suspended).await;
@@ -263,12 +253,7 @@ async fn a_signal_that_the_agent_does_not_see_costs_no_desktop() {
     assert!(compile.status().unwrap().success());
     let preload = format!("env LD_PRELOAD={} nxagent", library.display());
     let machine = setup.set("command.nxagent", &preload).start().await;
-    machine.listen().await;
-    let mut viewer = screen.view(&machine.socket());
-    machine.wait_state(XState::Connected).await;
-    let inside = machine.inside_pid().await;
-    viewer.kill();
-    machine.wait_state(XState::Suspended).await;
+    let inside = machine.suspended(&screen).await;
     // Called off: put back to sleep the moment it waits.
     machine.ask().await;
     machine.vma.x_suspend().await.unwrap();

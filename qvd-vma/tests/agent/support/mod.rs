@@ -292,6 +292,18 @@ impl Machine {
         eventually("a start that is not refused", async || self.vma.x_start(&params).await.ok()).await;
     }
 
+    /// Shows a new desktop to a viewer that is then killed, and waits until it is suspended. The answer is the process id
+    /// of the program in the terminal.
+    pub(crate) async fn suspended(&self, screen: &Screen) -> i32 {
+        self.listen().await;
+        let mut viewer = screen.view(&self.socket());
+        self.wait_state(XState::Connected).await;
+        let inside = self.inside_pid().await;
+        viewer.kill();
+        self.wait_state(XState::Suspended).await;
+        inside
+    }
+
     pub(crate) fn agent_pid(&self) -> nix::unistd::Pid {
         let text = fs::read_to_string(self.path("run/nxagent.pid")).unwrap();
         nix::unistd::Pid::from_raw(text.trim().parse().unwrap())
