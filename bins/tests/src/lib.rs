@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod ask;
+pub mod believer;
 pub mod conformance;
 pub mod desktop;
 pub mod handover;
