@@ -1,8 +1,12 @@
-//! How many connections one address may have.
+//! How many connections there may be, and of one address.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::OwnedSemaphorePermit;
+
+use crate::metrics::Held;
 
 /// Counts connections by address.
 #[derive(Debug, Default)]
@@ -26,6 +30,13 @@ impl Gate {
         *count += 1;
         Some(Place { gate: self.clone(), address })
     }
+}
+
+/// What any connection takes of the router as long as it lasts.
+#[derive(Debug)]
+pub(crate) struct Room {
+    pub(crate) _counted: Held,
+    pub(crate) _permit: Option<OwnedSemaphorePermit>,
 }
 
 impl Drop for Place {

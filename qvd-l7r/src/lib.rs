@@ -32,6 +32,7 @@ pub mod auth;
 pub mod broker;
 mod certificate;
 mod connect;
+mod connections;
 mod conversation;
 mod counters;
 mod error;
@@ -57,6 +58,7 @@ mod stream;
 mod takeover;
 mod tls;
 mod upkeep;
+mod workers;
 
 pub use error::{Error, Result};
 pub use listen::listen;

@@ -1,5 +1,7 @@
 //! What the router counts of itself. Reading and writing takes no lock.
 
+use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 macro_rules! metrics {
@@ -83,20 +85,30 @@ impl Counter {
     pub(crate) fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
+}
 
+impl Metrics {
     /// Counts one up until the guard is dropped.
-    pub(crate) fn hold(&self) -> Held<'_> {
-        self.add(1);
-        Held(self)
+    pub(crate) fn hold(self: &Arc<Self>, which: fn(&Self) -> &Counter) -> Held {
+        which(self).add(1);
+        Held { metrics: self.clone(), which }
     }
 }
 
 /// One thing that exists now.
-#[derive(Debug)]
-pub(crate) struct Held<'a>(&'a Counter);
+pub(crate) struct Held {
+    metrics: Arc<Metrics>,
+    which: fn(&Metrics) -> &Counter,
+}
 
-impl Drop for Held<'_> {
+impl Drop for Held {
     fn drop(&mut self) {
-        self.0.0.fetch_sub(1, Ordering::Relaxed);
+        (self.which)(&self.metrics).0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl fmt::Debug for Held {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Held")
     }
 }

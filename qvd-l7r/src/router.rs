@@ -9,6 +9,7 @@ use qvd_core::auth::Chain;
 use qvd_core::balance::LoadBalancer;
 use qvd_core::config::Config;
 use qvd_db::Db;
+use tokio::runtime::Handle;
 
 use crate::auth::{self, Bounded, Throttle, Tokens};
 use crate::certificate;
@@ -20,6 +21,7 @@ use crate::proxied::Balancers;
 use crate::server::{Bound, BoundRouter};
 use crate::shared::{Parts, Shared};
 use crate::tls;
+use crate::workers::Workers;
 
 /// A router that is not yet listening.
 ///
@@ -43,6 +45,7 @@ pub struct Router {
     balancer: Option<Arc<dyn LoadBalancer>>,
     balancers: Balancers,
     place: Place,
+    workers: Vec<Handle>,
     failed_login_delay: Duration,
     stop_notice: Duration,
 }
@@ -63,6 +66,7 @@ pub struct RouterBuilder {
     chain: Option<Chain>,
     balancer: Option<Arc<dyn LoadBalancer>>,
     place: Option<Place>,
+    workers: Vec<Handle>,
     failed_login_delay: Duration,
     stop_notice: Duration,
 }
@@ -98,6 +102,7 @@ impl Router {
             chain: None,
             balancer: None,
             place: None,
+            workers: Vec::new(),
             failed_login_delay: Duration::from_secs(1),
             stop_notice: Duration::from_millis(500),
         }
@@ -129,12 +134,14 @@ impl Router {
             config: self.config,
             instance,
             counters,
+            control: Handle::current(),
             throttle: Throttle::new(self.failed_login_delay),
         }));
         // Health checks have an answer from the first one on; a failure shows in it.
         let _ = shared.node.load(&shared.db).await;
-        let balancers = self.balancers;
-        Ok(Bound { shared, tls, listeners, balancers, queue, stop_notice: self.stop_notice }.into())
+        let (balancers, workers) = (self.balancers, Workers::new(self.workers));
+        let stop_notice = self.stop_notice;
+        Ok(Bound { shared, tls, listeners, balancers, workers, queue, stop_notice }.into())
     }
 }
 
@@ -166,6 +173,13 @@ impl RouterBuilder {
     /// Sockets that listen already: what [`listen`](crate::listen()) opened, or a service manager. No other is listened on.
     pub fn listeners(mut self, sockets: Vec<TcpListener>) -> Self {
         self.place = Some(Place::Open(sockets));
+        self
+    }
+
+    /// Runtimes that carry the desktops' streams, each usually one thread; a session stays on the one that it is given
+    /// to. They must run as long as the router serves. Default: none, and the runtime that binds the router does it all.
+    pub fn workers(mut self, runtimes: Vec<Handle>) -> Self {
+        self.workers = runtimes;
         self
     }
 
@@ -212,6 +226,7 @@ impl RouterBuilder {
             balancer: self.balancer,
             balancers,
             place,
+            workers: self.workers,
             failed_login_delay: self.failed_login_delay,
             stop_notice: self.stop_notice,
         })

@@ -11,9 +11,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 
 use crate::arrival::{Arrival, Entrance};
+use crate::connections::Connections;
 use crate::counters::CounterQueue;
 use crate::error::Result;
-use crate::gate::Gate;
+use crate::gate::{Gate, Room};
 use crate::listen::Listeners;
 use crate::metrics::{Metrics, Snapshot};
 use crate::proxied::Balancers;
@@ -21,6 +22,7 @@ use crate::sessions::Sessions;
 use crate::shared::Shared;
 use crate::tls::{Fingerprint, Tls};
 use crate::upkeep;
+use crate::workers::Workers;
 
 /// A router that listens; connections wait until [`serve`](Self::serve) runs.
 #[derive(Debug)]
@@ -33,6 +35,7 @@ pub(crate) struct Bound {
     pub(crate) tls: Option<Arc<Tls>>,
     pub(crate) listeners: Listeners,
     pub(crate) balancers: Balancers,
+    pub(crate) workers: Workers,
     pub(crate) queue: CounterQueue,
     pub(crate) stop_notice: Duration,
 }
@@ -102,11 +105,11 @@ impl BoundRouter {
     /// Dropping it ends every connection at once; the rows of their sessions are cleared by the next router of
     /// this node.
     pub async fn serve(self, shutdown: impl Future<Output = ()> + Send) -> Result<()> {
-        let Bound { shared, tls, listeners, balancers, queue, stop_notice } = self.0;
+        let Bound { shared, tls, listeners, balancers, workers, queue, stop_notice } = self.0;
         let mut background = JoinSet::new();
         background.spawn(queue.write(shared.db.clone()));
         background.spawn(upkeep::run(shared.clone(), tls.clone()));
-        let mut door = Door::new(shared.clone(), tls, listeners, balancers);
+        let mut door = Door::new(shared.clone(), tls, listeners, balancers, workers);
         tracing::info!(node = shared.node.name(), instance = %shared.instance.id(), "router serves");
 
         tokio::select! {
@@ -136,11 +139,17 @@ struct Door {
     gate: Arc<Gate>,
     room: Arc<Semaphore>,
     leaving: watch::Sender<bool>,
-    connections: JoinSet<()>,
+    connections: Connections,
 }
 
 impl Door {
-    fn new(shared: Arc<Shared>, tls: Option<Arc<Tls>>, listeners: Listeners, balancers: Balancers) -> Self {
+    fn new(
+        shared: Arc<Shared>,
+        tls: Option<Arc<Tls>>,
+        listeners: Listeners,
+        balancers: Balancers,
+        workers: Workers,
+    ) -> Self {
         let most = usize::try_from(shared.config().integer("l7r.limit.connections")).unwrap_or(0);
         let most = if most == 0 { Semaphore::MAX_PERMITS } else { most.min(Semaphore::MAX_PERMITS) };
         Self {
@@ -151,7 +160,7 @@ impl Door {
             gate: Arc::default(),
             room: Arc::new(Semaphore::new(most)),
             leaving: watch::channel(false).0,
-            connections: JoinSet::new(),
+            connections: Connections::new(workers),
         }
     }
 
@@ -169,10 +178,10 @@ impl Door {
                     Err(error) => {
                         // Out of descriptors, or a peer that was faster: neither ends the router.
                         tracing::warn!("connection not accepted: {error}");
-                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                        let _ = tokio::time::timeout(ACCEPT_PAUSE, self.connections.look_after_all()).await;
                     }
                 },
-                Some(ended) = self.connections.join_next() => note(ended),
+                () = self.connections.look_after() => {}
             }
         }
     }
@@ -206,14 +215,9 @@ impl Door {
         // On the heap, and gone before a desktop is there: a session lasts for hours and needs no room for what led
         // to it.
         let arrival = Box::pin(arrival.until_session());
-        let shared = self.shared.clone();
-        self.connections.spawn(async move {
-            let _held = shared.metrics.connections.hold();
-            let _permit = permit;
-            if let Some((session, _place)) = arrival.await {
-                session.run().await;
-            }
-        });
+        let counted = self.shared.metrics.hold(|metrics| &metrics.connections);
+        let room = Room { _counted: counted, _permit: permit };
+        self.connections.begin(arrival, room);
     }
 
     /// Tells idle connections to go.
@@ -235,31 +239,17 @@ impl Door {
         };
         tokio::select! {
             biased;
-            () = all_gone(&mut connections) => return,
+            () = connections.all_gone() => return,
             () = shared.sessions.ended() => {}
             () = time_is_over => {
                 tracing::warn!(sessions = shared.sessions.count(), "sessions are ended: the time to drain is over");
                 shared.sessions.end();
             }
         }
-        if tokio::time::timeout(LAST_CONNECTIONS, all_gone(&mut connections)).await.is_err() {
-            tracing::warn!(connections = connections.len(), "connections are cut: they do not end");
-            connections.shutdown().await;
+        if tokio::time::timeout(LAST_CONNECTIONS, connections.all_gone()).await.is_err() {
+            tracing::warn!(connections = connections.count(), "connections are cut: they do not end");
+            connections.cut().await;
         }
-    }
-}
-
-async fn all_gone(connections: &mut JoinSet<()>) {
-    while let Some(ended) = connections.join_next().await {
-        note(ended);
-    }
-}
-
-fn note(ended: Result<(), tokio::task::JoinError>) {
-    if let Err(error) = ended
-        && error.is_panic()
-    {
-        tracing::error!("a connection ended by a bug: {error}");
     }
 }
 

@@ -9,6 +9,7 @@ use qvd_core::auth::Chain;
 use qvd_core::balance::{LoadBalancer, Weighted};
 use qvd_core::config::Config;
 use qvd_db::Db;
+use tokio::runtime::Handle;
 
 use crate::abuse::{Abuse, Watch};
 use crate::auth::Throttle;
@@ -28,6 +29,8 @@ pub(crate) struct Shared {
     pub(crate) counters: Counters,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) throttle: Mutex<Throttle>,
+    /// Where everything runs but the desktops' streams.
+    pub(crate) control: Handle,
     watch: Watch,
     /// The router is on its way out and takes no new work.
     pub(crate) stopping: AtomicBool,
@@ -45,6 +48,7 @@ pub(crate) struct Parts {
     pub(crate) config: Config,
     pub(crate) instance: Instance,
     pub(crate) counters: Counters,
+    pub(crate) control: Handle,
     pub(crate) throttle: Throttle,
 }
 
@@ -57,6 +61,7 @@ impl Shared {
             instance: parts.instance,
             sessions: Arc::default(),
             counters: parts.counters,
+            control: parts.control,
             metrics: Arc::default(),
             throttle: Mutex::new(parts.throttle),
             watch: Watch::default(),

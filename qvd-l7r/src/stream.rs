@@ -44,6 +44,18 @@ impl ClientStream {
     pub(crate) async fn greet(socket: TcpStream, config: Arc<ServerConfig>) -> io::Result<Self> {
         Ok(Self::Tls(Box::new(TlsStream::accept(socket, config).await?)))
     }
+
+    /// The same stream, watched by the runtime that this is called on.
+    ///
+    /// # Errors
+    ///
+    /// The system watches no more sockets.
+    pub(crate) fn at_home(self) -> io::Result<Self> {
+        match self {
+            Self::Plain(stream) => stream.over(tcp_at_home).map(Self::Plain),
+            Self::Tls(stream) => stream.over(tcp_at_home).map(|stream| Self::Tls(Box::new(stream))),
+        }
+    }
 }
 
 impl DesktopStream {
@@ -71,6 +83,24 @@ impl DesktopStream {
         };
         tokio::time::timeout(limit, dial).await.unwrap_or(Err(io::ErrorKind::TimedOut.into()))
     }
+
+    /// The same stream, watched by the runtime that this is called on.
+    ///
+    /// # Errors
+    ///
+    /// The system watches no more sockets.
+    pub(crate) fn at_home(self) -> io::Result<Self> {
+        match self {
+            Self::Tcp(stream) => stream.over(tcp_at_home).map(Self::Tcp),
+            Self::Unix(stream) => {
+                stream.over(|socket| UnixStream::from_std(socket.into_std()?)).map(Self::Unix)
+            }
+        }
+    }
+}
+
+fn tcp_at_home(socket: TcpStream) -> io::Result<TcpStream> {
+    TcpStream::from_std(socket.into_std()?)
 }
 
 /// Small messages go at once, and a peer that vanished, or whose network forgot the connection, is noticed within

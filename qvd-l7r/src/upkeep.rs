@@ -167,11 +167,12 @@ const CONFIG_POLL: Duration = Duration::from_secs(60);
 const CLEAR_UP: Duration = Duration::from_secs(1);
 
 /// Keys that are read once.
-const AT_START: [&str; 12] = [
+const AT_START: [&str; 13] = [
     "l7r.address",
     "l7r.as_user",
     "l7r.pid_file",
     "l7r.user.umask",
+    "l7r.workers",
     "l7r.port",
     "l7r.use_ssl",
     "l7r.auth.plugins",

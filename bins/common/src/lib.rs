@@ -7,6 +7,7 @@
 //! | start the log | [`init_tracing`] |
 //! | open the database | `open_db`, then `add_database_config` (feature `database`) |
 //! | name the process | [`PidFile`] |
+//! | give the desktops threads of their own | [`SessionThreads`] |
 //! | wait for the end | [`Signals`] |
 //! | say what went wrong | [`report`] |
 //!
@@ -21,6 +22,7 @@ mod exit;
 mod log;
 mod manual;
 mod pid_file;
+mod session_threads;
 mod signals;
 
 pub use config_files::{ConfigFiles, load_config};
@@ -30,4 +32,5 @@ pub use exit::{Failure, exit_code, report};
 pub use log::{LogTo, init_tracing};
 pub use manual::{GENERATE_MANUAL, write_manual};
 pub use pid_file::PidFile;
+pub use session_threads::SessionThreads;
 pub use signals::{Asked, Signals};

@@ -17,8 +17,8 @@ use std::time::Duration;
 
 use clap::{CommandFactory as _, Parser};
 use qvd_bin_common::{
-    ConfigFiles, Failure, LogTo, PidFile, Signals, add_database_config, init_tracing, load_config, open_db,
-    report, write_manual,
+    ConfigFiles, Failure, LogTo, PidFile, SessionThreads, Signals, add_database_config, init_tracing,
+    load_config, open_db, report, write_manual,
 };
 use qvd_core::ErrorKind;
 use qvd_core::config::Config;
@@ -74,6 +74,7 @@ fn run(args: &Args) -> Result<(), Failure> {
         // Only then: at a start, the database may say something else of these keys.
         Router::check_config(&config)
             .map_err(|e| Failure::new(e.kind(), "cannot use the configuration").because(e))?;
+        SessionThreads::check(&config)?;
         return Account::wanted(&config).map(drop);
     }
     let sockets = process::given_sockets()?;
@@ -110,7 +111,8 @@ async fn route(files: Config, mut sockets: Vec<TcpListener>) -> Result<(), Failu
         db = open_db(&files).await.map_err(|failure| account.blame(failure))?;
     }
     process::warn_of_root();
-    let router = bind(db, config, sockets).await?;
+    let threads = SessionThreads::start(&config)?;
+    let router = bind(db, config, sockets, &threads).await?;
     let fingerprint = router.fingerprint().map(|f| f.to_string()).unwrap_or_else(|| "no TLS".to_owned());
     for address in router.local_addrs() {
         tracing::info!(%address, fingerprint, "listening");
@@ -136,9 +138,15 @@ async fn database(config: &Config) -> Result<(Db, Config), Failure> {
     }
 }
 
-async fn bind(db: Db, config: Config, sockets: Vec<TcpListener>) -> Result<BoundRouter, Failure> {
+async fn bind(
+    db: Db,
+    config: Config,
+    sockets: Vec<TcpListener>,
+    threads: &SessionThreads,
+) -> Result<BoundRouter, Failure> {
     let node = config.text("nodename");
-    let router = Router::builder(db, node).config(config).listeners(sockets).build().map_err(unstarted)?;
+    let router = Router::builder(db, node).config(config).listeners(sockets).workers(threads.runtimes());
+    let router = router.build().map_err(unstarted)?;
     router.bind().await.map_err(unstarted)
 }
 

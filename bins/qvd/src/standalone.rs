@@ -8,7 +8,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use qvd_bin_common::{
-    ConfigFiles, Failure, LogTo, Signals, add_database_config, init_tracing, load_config, open_db,
+    ConfigFiles, Failure, LogTo, SessionThreads, Signals, add_database_config, init_tracing, load_config,
+    open_db,
 };
 use qvd_core::ErrorKind;
 use qvd_core::config::Config;
@@ -42,7 +43,8 @@ pub(crate) async fn run(
 
     let driver = driver(&config)?;
     refuse_to_serve_nothing(driver.as_ref()).await?;
-    let router = bind(&db, &config, listen).await?;
+    let threads = SessionThreads::start(&config)?;
+    let router = bind(&db, &config, &threads, listen).await?;
     let (address, fingerprint) = (router.local_addr(), router.fingerprint());
     let (ready, is_ready) = oneshot::channel();
     let (control, controls) = mpsc::channel(1);
@@ -142,11 +144,17 @@ async fn refuse_to_serve_nothing(driver: &ProcessDriver) -> Result<(), Failure> 
 }
 
 /// The address asked for; without one loopback, with a free port when the usual one is taken.
-async fn bind(db: &Db, config: &Config, listen: Option<SocketAddr>) -> Result<BoundRouter, Failure> {
+async fn bind(
+    db: &Db,
+    config: &Config,
+    threads: &SessionThreads,
+    listen: Option<SocketAddr>,
+) -> Result<BoundRouter, Failure> {
     let failed = |e: qvd_l7r::Error| Failure::new(e.kind(), "cannot start the router").because(e);
     let router = |address: SocketAddr| {
         let node = config.text("nodename");
-        Router::builder(db.clone(), node).config(config.clone()).listen(address).build()
+        let router = Router::builder(db.clone(), node).config(config.clone()).listen(address);
+        router.workers(threads.runtimes()).build()
     };
     if let Some(address) = listen {
         return router(address).map_err(failed)?.bind().await.map_err(failed);

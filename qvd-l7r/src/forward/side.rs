@@ -53,6 +53,11 @@ impl<S> PlainStream<S> {
     pub fn new(socket: S) -> Self {
         Self { socket, backlog: Backlog::default() }
     }
+
+    /// The same stream over what becomes of its socket.
+    pub(crate) fn over<T>(self, become_it: impl FnOnce(S) -> io::Result<T>) -> io::Result<PlainStream<T>> {
+        Ok(PlainStream { socket: become_it(self.socket)?, backlog: self.backlog })
+    }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Side for PlainStream<S> {

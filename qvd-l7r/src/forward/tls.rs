@@ -61,6 +61,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
         Ok(stream)
     }
 
+    /// The same stream over what becomes of its socket.
+    pub(crate) fn over(self, become_it: impl FnOnce(S) -> io::Result<S>) -> io::Result<Self> {
+        Ok(Self { socket: become_it(self.socket)?, ..self })
+    }
+
     /// Changes the keys of what is sent from now on, and asks the client to do the same.
     #[cfg(test)]
     pub(super) fn refresh_keys(&mut self) -> io::Result<()> {

@@ -21,3 +21,4 @@ mod takeover;
 mod tokens;
 mod totp;
 mod transport;
+mod workers;

@@ -4,6 +4,7 @@ mod client;
 mod desktop;
 mod log;
 mod slapd;
+mod worker;
 mod world;
 
 use std::future::Future;
@@ -13,6 +14,7 @@ pub(crate) use client::{Client, Response, basic, believer, config, plain, reques
 pub(crate) use desktop::{Answer, Desktop};
 pub(crate) use log::logged;
 pub(crate) use slapd::{ADMINISTRATOR_PASSWORD, DIRECTORY_PASSWORD, Slapd};
+pub(crate) use worker::Worker;
 pub(crate) use world::{Options, PASSWORD, World, machine, publish_driver, running_host, user};
 
 /// Nothing that a test waits for takes this long.

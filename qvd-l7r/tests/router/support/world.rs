@@ -12,10 +12,11 @@ use qvd_core::units::Mebibytes;
 use qvd_core::{HostId, OsfId, RunId, TenantId, UserId, VmId};
 use qvd_db::{Backend, Claimant, Db, Guard, HostCounts, NewHost, NewOsf, NewVm, SslMaterial, TakeOver};
 use qvd_l7r::{Fingerprint, Router, RouterHandle};
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use super::{Client, Desktop, basic, eventually, request, soon};
+use super::{Client, Desktop, Worker, basic, eventually, request, soon};
 
 /// Every user's password.
 pub(crate) const PASSWORD: &str = "s3cr:ét";
@@ -33,6 +34,8 @@ pub(crate) struct Options {
     pub(crate) ssl: Option<SslMaterial>,
     /// The delay behind a first failed login, instead of next to none.
     pub(crate) failed_login_delay: Option<Duration>,
+    /// Who carries desktops, instead of a thread of the world's own; none means the router's own runtime.
+    pub(crate) workers: Option<Vec<Handle>>,
 }
 
 impl Options {
@@ -55,6 +58,7 @@ pub(crate) struct World {
     pub(crate) handle: RouterHandle,
     dir: tempfile::TempDir,
     config: Config,
+    worker: Worker,
     stop: Option<oneshot::Sender<()>>,
     serving: JoinHandle<qvd_l7r::Result<()>>,
 }
@@ -86,7 +90,9 @@ impl World {
         let config = config(&dir, &options);
         let name = if options.unregistered { "nobody" } else { "node1" };
         let delay = options.failed_login_delay.unwrap_or(NEXT_TO_NONE);
-        let router = start(&db, name, &config, options.chain, delay).await;
+        let worker = Worker::running();
+        let workers = options.workers.unwrap_or_else(|| vec![worker.handle()]);
+        let router = start(&db, name, &config, options.chain, delay, workers).await;
         Self {
             db,
             host,
@@ -99,6 +105,7 @@ impl World {
             handle: router.handle,
             dir,
             config,
+            worker,
             stop: Some(router.stop),
             serving: router.serving,
         }
@@ -106,7 +113,7 @@ impl World {
 
     /// A second router of the same node.
     pub(crate) async fn second_router(&self) -> Serving {
-        start(&self.db, "node1", &self.config, None, NEXT_TO_NONE).await
+        start(&self.db, "node1", &self.config, None, NEXT_TO_NONE, vec![self.worker.handle()]).await
     }
 
     pub(crate) async fn client(&self) -> Client {
@@ -287,10 +294,18 @@ fn config(dir: &tempfile::TempDir, options: &Options) -> Config {
 
 const NEXT_TO_NONE: Duration = Duration::from_millis(5);
 
-async fn start(db: &Db, name: &str, config: &Config, chain: Option<Chain>, delay: Duration) -> Serving {
+async fn start(
+    db: &Db,
+    name: &str,
+    config: &Config,
+    chain: Option<Chain>,
+    delay: Duration,
+    workers: Vec<Handle>,
+) -> Serving {
     let mut builder = Router::builder(db.clone(), name)
         .config(config.clone())
         .listen(([127, 0, 0, 1], 0).into())
+        .workers(workers)
         .failed_login_delay(delay)
         .stop_notice(Duration::from_millis(300));
     if let Some(chain) = chain {
