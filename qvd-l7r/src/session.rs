@@ -58,16 +58,13 @@ impl Session {
 
     async fn carry(&mut self) -> (Reason, Moved) {
         let mut pump = Pump::new(&mut self.client, &mut self.desktop, std::mem::take(&mut self.prefix));
-        let ordered = async {
-            // One that came when the 101 was on its way has been said already.
-            match self.ticket.order() {
-                Some(order) => order,
-                None => self.ticket.ordered().await,
-            }
-        };
+        // One that came when the 101 was on its way has been said already.
+        if let Some(order) = self.ticket.order() {
+            return (Reason::Ordered(order), pump.moved());
+        }
         let reason = tokio::select! {
             biased;
-            order = ordered => Reason::Ordered(order),
+            order = self.ticket.ordered() => Reason::Ordered(order),
             ended = &mut pump => Reason::Ended(ended),
         };
         (reason, pump.moved())

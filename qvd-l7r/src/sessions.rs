@@ -1,7 +1,9 @@
 //! The sessions of this process: who can be told to end, and whose rows still have to be given back.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::future::poll_fn;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::task::{Context, Poll, Waker};
 
 use qvd_core::{SessionId, VmId};
 use tokio::sync::watch;
@@ -20,9 +22,16 @@ pub(crate) enum Order {
 pub(crate) struct Sessions {
     /// None may live any more; never taken back.
     ended: watch::Sender<bool>,
-    live: Mutex<HashMap<SessionId, watch::Sender<Option<Order>>>>,
+    live: Mutex<HashMap<SessionId, Arc<Slot>>>,
     /// Rows that could not be given back yet.
     owed: Mutex<Vec<(VmId, SessionId)>>,
+}
+
+/// What one session was told. Small: there is one for each session, for as long as it lasts.
+#[derive(Debug, Default)]
+struct Slot {
+    order: OnceLock<Order>,
+    listener: Mutex<Option<Waker>>,
 }
 
 /// One session's place in the list. Dropped without [`Ticket::settled`], its row is given back later by others.
@@ -31,7 +40,9 @@ pub(crate) struct Ticket {
     sessions: Arc<Sessions>,
     vm: VmId,
     id: SessionId,
-    orders: watch::Receiver<Option<Order>>,
+    slot: Arc<Slot>,
+    /// Who is woken by an order; a session asks at each of its turns, and takes no lock for it.
+    listening: Option<Waker>,
     /// [`Ticket::ordered`] has said it.
     told: bool,
     owes: bool,
@@ -42,19 +53,19 @@ impl Sessions {
     pub(crate) fn enter(self: &Arc<Self>, vm: VmId, id: SessionId) -> Ticket {
         let mut live = lock(&self.live);
         // Under the lock: `end` either is seen here or sees this session.
-        let (sender, orders) = watch::channel(self.ended.borrow().then_some(Order::Stop));
-        live.insert(id, sender);
+        let slot = Arc::<Slot>::default();
+        if *self.ended.borrow() {
+            slot.give(Order::Stop);
+        }
+        live.insert(id, slot.clone());
         drop(live);
-        Ticket { sessions: self.clone(), vm, id, orders, told: false, owes: false }
+        Ticket { sessions: self.clone(), vm, id, slot, listening: None, told: false, owes: false }
     }
 
     /// Tells one session to end; false when there is none of that id.
     pub(crate) fn order(&self, id: SessionId, order: Order) -> bool {
         let live = lock(&self.live);
-        // A stop does not overwrite an abort, nor the other way round: the first order counts.
-        live.get(&id)
-            .map(|s| s.send_if_modified(|slot| slot.is_none().then(|| *slot = Some(order)).is_some()))
-            .is_some()
+        live.get(&id).inspect(|slot| slot.give(order)).is_some()
     }
 
     /// Tells all of them to end, and those that are still to come.
@@ -94,6 +105,17 @@ impl Sessions {
     }
 }
 
+impl Slot {
+    /// A stop does not overwrite an abort, nor the other way round: the first order counts.
+    fn give(&self, order: Order) {
+        if self.order.set(order).is_ok()
+            && let Some(listener) = lock(&self.listener).take()
+        {
+            listener.wake();
+        }
+    }
+}
+
 impl Ticket {
     pub(crate) fn id(&self) -> SessionId {
         self.id
@@ -120,7 +142,7 @@ impl Ticket {
 
     /// What the session was told, if it was.
     pub(crate) fn order(&self) -> Option<Order> {
-        *self.orders.borrow()
+        self.slot.order.get().copied()
     }
 
     /// Waits until the session is told to end. Says it once: who cannot obey at the moment is not kept busy by it.
@@ -129,15 +151,24 @@ impl Ticket {
     ///
     /// Nothing is lost.
     pub(crate) async fn ordered(&mut self) -> Order {
+        poll_fn(|cx| self.poll_ordered(cx)).await
+    }
+
+    fn poll_ordered(&mut self, cx: &mut Context<'_>) -> Poll<Order> {
         if self.told {
-            return std::future::pending().await;
+            return Poll::Pending;
         }
-        let order = self.orders.wait_for(Option::is_some).await.ok().and_then(|order| *order);
-        self.told = order.is_some();
-        match order {
-            Some(order) => order,
-            // Only if the sender were gone, and it lives as long as the ticket.
-            None => std::future::pending().await,
+        if !self.listening.as_ref().is_some_and(|listening| listening.will_wake(cx.waker())) {
+            self.listening = Some(cx.waker().clone());
+            *lock(&self.slot.listener) = Some(cx.waker().clone());
+        }
+        // Looked at behind the listening: an order is either seen here or wakes.
+        match self.order() {
+            Some(order) => {
+                self.told = true;
+                Poll::Ready(order)
+            }
+            None => Poll::Pending,
         }
     }
 }
@@ -158,10 +189,21 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::Wake;
+
     use super::*;
 
     const VM: VmId = VmId::new(1);
     const ID: SessionId = SessionId::from_u128(7);
+
+    struct Woken(AtomicUsize);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
 
     #[tokio::test]
     async fn the_first_order_counts_and_waits_for_its_reader() {
@@ -174,6 +216,24 @@ mod tests {
         let again = tokio::time::timeout(std::time::Duration::ZERO, ticket.ordered()).await;
         assert!(again.is_err(), "said once");
         assert!(!sessions.order(SessionId::from_u128(8), Order::Abort));
+    }
+
+    #[test]
+    fn an_order_wakes_whoever_listened_last() {
+        let sessions = Arc::new(Sessions::default());
+        let mut ticket = sessions.enter(VM, ID);
+        let count = || Arc::new(Woken(AtomicUsize::new(0)));
+        let (first, second) = (count(), count());
+        let wakers = [first.clone(), second.clone()].map(Waker::from);
+        let [mut moved_from, mut here] = [0, 1].map(|at| Context::from_waker(&wakers[at]));
+        assert!(ticket.poll_ordered(&mut moved_from).is_pending());
+        assert!(ticket.poll_ordered(&mut here).is_pending());
+        assert!(ticket.poll_ordered(&mut here).is_pending());
+        sessions.order(ID, Order::Abort);
+        assert_eq!((first.0.load(Ordering::SeqCst), second.0.load(Ordering::SeqCst)), (0, 1));
+        assert_eq!(ticket.poll_ordered(&mut moved_from), Poll::Ready(Order::Abort));
+        sessions.order(ID, Order::Stop);
+        assert!(ticket.poll_ordered(&mut moved_from).is_pending(), "said once");
     }
 
     #[tokio::test]
