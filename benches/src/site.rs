@@ -57,15 +57,13 @@ impl RouterSite {
         let text = format!(
             "nodename = {NODE}\ndatabase.driver = sqlite\ndatabase.path = {}\npath.run = {root}/run\n\
              path.log = {root}/log\npath.storage.root = {root}/storage\nl7r.address = 127.0.0.1\nl7r.port = {port}\nl7r.as_user =\n\
-             l7r.limit.connections = 20000\nl7r.limit.connections.per.address = 0\n",
+             l7r.limit.connections = 20000\nl7r.limit.connections.per.address = 0\nl7r.workers = 1\n",
             file.display()
         );
         let settings = dir.join("node.conf");
         fs::write(&settings, text).context("cannot write the router's settings")?;
         fs::create_dir_all(dir.join("log")).context("cannot make a directory for logs")?;
         let mut command = Command::new(program);
-        // As many as the peers have.
-        command.env("TOKIO_WORKER_THREADS", "1");
         command.arg("-f").arg(&settings).env_remove("QVD_SET").env_remove("QVD_CONFIG");
         let log = dir.join("router.log");
         let child = Running::start(command, &log)?;

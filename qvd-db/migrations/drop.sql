@@ -10,6 +10,7 @@ drop table if exists role_grants;
 drop table if exists roles;
 drop table if exists administrators;
 drop table if exists versions;
+drop table if exists schema_floor;
 drop table if exists ssl_configs;
 drop table if exists configs;
 drop table if exists host_counters;

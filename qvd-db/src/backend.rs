@@ -1,6 +1,6 @@
 //! The only place that knows which database it is: pools, transactions, parameters, rows.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use sqlx::postgres::PgConnectOptions;
@@ -29,6 +29,8 @@ pub(crate) enum Pools {
         writer: SqlitePool,
         /// The ones that read.
         readers: SqlitePool,
+        /// The file; memory has none.
+        file: Option<PathBuf>,
     },
 }
 
@@ -52,7 +54,7 @@ impl Pools {
         let writer = sqlite_pool(1).connect_with(options.clone()).await;
         let writer = writer.map_err(|e| Error::of("open the database file", e))?;
         let readers = sqlite_pool(READERS).connect_lazy_with(options);
-        Ok((Self::Sqlite { writer: writer.clone(), readers }, writer))
+        Ok((Self::Sqlite { writer: writer.clone(), readers, file: Some(path.to_owned()) }, writer))
     }
 
     /// A database in memory that ends with its last handle; its connection once more by itself.
@@ -60,7 +62,7 @@ impl Pools {
         // A second connection would be a second, empty database; an idle one that is closed would lose all.
         let pool = sqlite_pool(1).connect_with(sqlite_options().in_memory(true)).await;
         let pool = pool.map_err(|e| Error::of("make a database in memory", e))?;
-        Ok((Self::Sqlite { writer: pool.clone(), readers: pool.clone() }, pool))
+        Ok((Self::Sqlite { writer: pool.clone(), readers: pool.clone(), file: None }, pool))
     }
 
     /// Runs a statement that only reads.
@@ -104,7 +106,7 @@ impl Pools {
     pub(crate) async fn close(&self) {
         match self {
             Self::Postgres(server) => server.close().await,
-            Self::Sqlite { writer, readers } => {
+            Self::Sqlite { writer, readers, .. } => {
                 readers.close().await;
                 writer.close().await;
             }

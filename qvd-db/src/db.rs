@@ -121,13 +121,15 @@ struct Inner {
 }
 
 impl Db {
-    /// Connects and checks the schema. A SQLite database is brought up to date on the way; a server is not (see
-    /// [`Db::deploy`]).
+    /// Connects and checks the schema: it is this version's, or a newer one that says that this version's programs can
+    /// work with it. A SQLite database is brought up to date on the way, as by [`Db::deploy`]; a server is not.
     ///
     /// # Errors
     ///
     /// [`Error::Away`](crate::Error::Away), [`Error::Schema`](crate::Error::Schema) when the tables are missing or
-    /// another version's, [`Error::Setting`](crate::Error::Setting) when the file cannot be made.
+    /// none that this version can work with, [`Error::Setting`](crate::Error::Setting) when the file cannot be made,
+    /// [`Error::Refused`](crate::Error::Refused) when a file's tables cannot be brought up to date because a host
+    /// holds its lease.
     pub async fn open(backend: &Backend) -> Result<Self> {
         let db = Self::connect(backend).await?;
         migrate::check(&db.inner.pools).await?;
@@ -164,16 +166,18 @@ impl Db {
         Ok(Self { inner: Arc::new(Inner { pools, hub }) })
     }
 
-    /// Makes all tables, or brings those of an older version up to date. With `force`, drops them first: there is no
-    /// way back.
+    /// Makes all tables, or brings those of an older version up to date: while nodes run, if programs of that version
+    /// can work with the outcome. With `force`, drops them first: there is no way back.
     ///
     /// On PostgreSQL the database's default isolation becomes serializable, if the role may set it.
     ///
     /// # Errors
     ///
-    /// [`Error::Refused`](crate::Error::Refused) when there is nothing to do (the tables are this version's) and `force` is
-    /// not given, or when something is to change and a host still holds its lease;
-    /// [`Error::Schema`](crate::Error::Schema) when the tables are a newer version's.
+    /// [`Error::Refused`](crate::Error::Refused) when there is nothing to do (the tables are this version's, or newer ones
+    /// that it can work with) and `force` is not given, or when a host still holds its lease and its programs could
+    /// not work with what is to come; [`Error::Schema`](crate::Error::Schema) when the tables are another program's, or
+    /// a newer version's that this one cannot work with, or is to drop; [`Error::Contended`](crate::Error::Contended)
+    /// when somebody keeps a table busy.
     pub async fn deploy(&self, force: bool) -> Result<()> {
         migrate::deploy(&self.inner.pools, force).await
     }
@@ -239,7 +243,7 @@ impl Db {
         }
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, feature = "testkit"))]
     pub(crate) fn pools(&self) -> &Pools {
         &self.inner.pools
     }

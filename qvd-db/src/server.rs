@@ -53,10 +53,12 @@ impl Server {
         &self.pool
     }
 
-    /// For migrations: what changes a large table takes longer than a statement of ours may.
-    pub(crate) fn unhurried(&self) -> PgPool {
+    /// For migrations: what changes a large table takes longer than a statement of ours may. A lock is waited for
+    /// so long (zero: without end).
+    pub(crate) fn unhurried(&self, lock: Duration) -> PgPool {
         let connect = self.pool.options().get_acquire_timeout();
         let options = (*self.pool.connect_options()).clone();
+        let options = options.options([("lock_timeout", lock.as_millis())]);
         PgPoolOptions::new().max_connections(1).acquire_timeout(connect).connect_lazy_with(options)
     }
 

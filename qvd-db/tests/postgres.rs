@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use qvd_core::{ErrorKind, TenantId};
-use qvd_db::testkit::{Fixture, Site, TemporaryPostgres, suite};
+use qvd_db::testkit::{Fixture, NewerSchema, Site, TemporaryPostgres, suite};
 use qvd_db::{Backend, Channel, Claimant, Db, Hint, HostLoad, Tls};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -14,6 +14,34 @@ use tokio::time::timeout;
 async fn suite_on_a_server() {
     let Some(postgres) = TemporaryPostgres::start().await else { return };
     suite::run(|| async { Site::open(postgres.database().await).await }).await;
+}
+
+/// Whatever this version does, it does beside the tables of one that only adds to them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn suite_beside_a_newer_schema() {
+    let Some(postgres) = TemporaryPostgres::start().await else { return };
+    suite::run_ahead(|| async { Site::open(postgres.database().await).await }).await;
+}
+
+/// What waits for a table holds up all that comes behind it: the step gives up before anybody else does.
+#[tokio::test]
+async fn a_busy_table_is_not_waited_for_beside_running_nodes() {
+    let Some(postgres) = TemporaryPostgres::start().await else { return };
+    let backend = postgres.database().await;
+    let db = Db::open(&backend).await.unwrap();
+    let world = Fixture::fill(&db).await;
+    let busy = db.hold_table().await.unwrap();
+    let began = Instant::now();
+    let refused = db.deploy_newer(NewerSchema::Additive).await.unwrap_err();
+    assert_eq!((refused.kind(), refused.is_retryable()), (ErrorKind::Unavailable, true), "{refused}");
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    assert!(
+        db.columns().await.unwrap().iter().all(|column| !column.contains("newer")),
+        "nothing was changed"
+    );
+    drop(busy);
+    db.deploy_newer(NewerSchema::Additive).await.unwrap();
+    assert!(db.vms().claim(world.vm, world.host, Claimant::Router).await.unwrap().is_updated());
 }
 
 /// Guarded writes hold on a server whose administrator kept the isolation that PostgreSQL comes with.

@@ -1,6 +1,7 @@
 //! The two dialects describe one model.
 
 use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 
 use qvd_db::Db;
 use qvd_db::testkit::{TemporaryPostgres, memory};
@@ -35,6 +36,79 @@ fn both_texts_are_one_model_in_two_dialects() {
         }
         assert_eq!(translated.len(), written.len(), "{file}: one text is longer");
     }
+}
+
+/// What lives beside a newer version's tables must not stumble over their new columns.
+#[test]
+fn every_statement_names_its_columns() {
+    let sources = sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"));
+    assert!(sources.len() > 30, "{sources:?}");
+    for path in sources {
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(unnamed(&text), None, "{}", path.display());
+    }
+}
+
+#[test]
+fn statements_that_name_no_columns_are_found() {
+    for bad in [
+        "select * from vms",
+        "select v.*, 1 from vms v",
+        "select id, * from vms",
+        "delete from vms returning *",
+        "insert into vms values ($1)",
+        "insert into vms\n    select id from vms",
+        "insert into \" $table \" values ($1)",
+    ] {
+        assert!(unnamed(bad).is_some(), "{bad}");
+    }
+    for good in [
+        "select count(*) as n from vms",
+        "insert into vms (id) select 1",
+        "insert into \" $t \" (\" $o \", k)",
+    ] {
+        assert_eq!(unnamed(good), None, "{good}");
+    }
+}
+
+/// The first piece of a source that reads or writes columns without naming them.
+fn unnamed(source: &str) -> Option<String> {
+    let words: Vec<&str> = source.split_whitespace().collect();
+    let piece = |at: usize| words[at.saturating_sub(2)..words.len().min(at + 5)].join(" ");
+    let star = |word: &str| word.trim_end_matches([',', '"', ';']).rsplit('.').next() == Some("*");
+    let in_statement = |at: usize| {
+        at > 0
+            && (words[at].contains('.')
+                || matches!(words[at - 1], "select" | "distinct" | "returning")
+                || words[at - 1].ends_with(','))
+    };
+    for at in 0..words.len() {
+        if star(words[at]) && in_statement(at) {
+            return Some(piece(at));
+        }
+        if words[at] == "into" && at > 0 && words[at - 1].ends_with("insert") {
+            // A name, or a word of a macro between the ends of two texts.
+            let next = if words.get(at + 1) == Some(&"\"") { at + 4 } else { at + 2 };
+            if !words.get(next).is_some_and(|word| word.starts_with('(')) {
+                return Some(piece(at));
+            }
+        }
+    }
+    None
+}
+
+/// All source files below a directory.
+fn sources(directory: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(directory).expect("the directory is there") {
+        let path = entry.expect("it can be read").path();
+        if path.is_dir() {
+            found.extend(sources(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+    found
 }
 
 #[test]
@@ -101,6 +175,6 @@ fn files(dialect: &str) -> BTreeSet<String> {
     entries.map(|entry| entry.expect("it can be read").file_name().to_string_lossy().into_owned()).collect()
 }
 
-fn directory(dialect: &str) -> std::path::PathBuf {
-    std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations").join(dialect)
+fn directory(dialect: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations").join(dialect)
 }

@@ -19,6 +19,12 @@ async fn suite_in_memory() {
     suite::run(|| Site::open(Backend::SqliteMemory)).await;
 }
 
+/// Whatever this version does, it does beside the tables of one that only adds to them.
+#[tokio::test]
+async fn suite_beside_a_newer_schema() {
+    suite::run_ahead(|| Site::open(Backend::SqliteMemory)).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn suite_in_a_file() {
     let kept = Mutex::new(Vec::new());

@@ -316,6 +316,13 @@ create table versions (
 );
 insert into versions (component, version) values ('schema', '5.0.1');
 
+-- The oldest schema whose programs can work with this one: raised by steps that break older programs.
+create table schema_floor (
+    id bigint primary key check (id = 1),
+    version bigint not null
+);
+insert into schema_floor (id, version) values (1, 1);
+
 -- ------------------------------------------------------------------ administration
 
 create table administrators (

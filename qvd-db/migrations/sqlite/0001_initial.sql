@@ -316,6 +316,13 @@ create table versions (
 ) strict;
 insert into versions (component, version) values ('schema', '5.0.1');
 
+-- The oldest schema whose programs can work with this one: raised by steps that break older programs.
+create table schema_floor (
+    id integer primary key check (id = 1),
+    version integer not null
+) strict;
+insert into schema_floor (id, version) values (1, 1);
+
 -- ------------------------------------------------------------------ administration
 
 create table administrators (

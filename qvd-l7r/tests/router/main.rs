@@ -15,6 +15,7 @@ mod http;
 mod ldap;
 mod lifecycle;
 mod login;
+mod newer_schema;
 mod proof;
 mod stop;
 mod takeover;

@@ -28,6 +28,8 @@ pub(crate) struct Options {
     pub(crate) set: Vec<(&'static str, String)>,
     /// The node's name is not in the database.
     pub(crate) unregistered: bool,
+    /// A database that others can open, with its tables, instead of one in memory.
+    pub(crate) database: Option<Backend>,
     /// Other authenticators.
     pub(crate) chain: Option<Chain>,
     /// Certificates that are stored before the router starts.
@@ -70,7 +72,7 @@ impl World {
 
     pub(crate) async fn with(options: Options) -> Self {
         super::log::listen();
-        let db = Db::open(&Backend::SqliteMemory).await.unwrap();
+        let db = Db::open(options.database.as_ref().unwrap_or(&Backend::SqliteMemory)).await.unwrap();
         if let Some(material) = &options.ssl {
             db.config().set_ssl(material).await.unwrap();
         }
@@ -113,7 +115,12 @@ impl World {
 
     /// A second router of the same node.
     pub(crate) async fn second_router(&self) -> Serving {
-        start(&self.db, "node1", &self.config, None, NEXT_TO_NONE, vec![self.worker.handle()]).await
+        self.router_over(&self.db).await
+    }
+
+    /// The same over a database handle of its own.
+    pub(crate) async fn router_over(&self, db: &Db) -> Serving {
+        start(db, "node1", &self.config, None, NEXT_TO_NONE, vec![self.worker.handle()]).await
     }
 
     pub(crate) async fn client(&self) -> Client {
