@@ -15,7 +15,7 @@ use tokio::net::{TcpStream, UnixStream};
 
 use qvd_vma::client::dial_unix;
 
-use crate::forward::{Buffers, PlainStream, Side, TlsStream};
+use crate::forward::{Buffers, PlainStream, Side, Socket, TlsStream};
 
 /// A client's connection.
 #[derive(Debug)]
@@ -119,8 +119,12 @@ pub(crate) fn tune(stream: &TcpStream) -> io::Result<()> {
 const SILENCE: Duration = Duration::from_secs(120);
 
 macro_rules! delegate {
-    ($name:ident { $($variant:ident),* }) => {
+    ($name:ident { $($variant:ident => $socket:expr),* }) => {
         impl Side for $name {
+            fn socket(&self) -> Option<Socket<'_>> {
+                match self { $(Self::$variant(s) => $socket(s),)* }
+            }
+
             fn closes_both_ways(&self) -> bool {
                 match self { $(Self::$variant(s) => s.closes_both_ways(),)* }
             }
@@ -161,8 +165,21 @@ macro_rules! delegate {
     };
 }
 
-delegate!(ClientStream { Plain, Tls });
-delegate!(DesktopStream { Tcp, Unix });
+delegate!(ClientStream { Plain => tcp, Tls => sealed });
+delegate!(DesktopStream { Tcp => tcp, Unix => unix });
+
+fn tcp(stream: &PlainStream<TcpStream>) -> Option<Socket<'_>> {
+    Some(Socket::Tcp(stream.socket()))
+}
+
+fn unix(stream: &PlainStream<UnixStream>) -> Option<Socket<'_>> {
+    Some(Socket::Unix(stream.socket()))
+}
+
+/// What is on the wire is not what the session says.
+fn sealed(_: &TlsStream<TcpStream>) -> Option<Socket<'_>> {
+    None
+}
 
 /// Until the 101, a client's stream carries HTTP.
 impl AsyncRead for ClientStream {

@@ -37,12 +37,12 @@ impl Backlog {
         } else {
             self.bytes.extend_from_slice(bytes);
         }
-        KEPT.fetch_add(bytes.len(), Ordering::Relaxed);
+        add_kept(bytes.len());
     }
 
     /// Forgets them all.
     pub(super) fn clear(&mut self) {
-        KEPT.fetch_sub(self.held(), Ordering::Relaxed);
+        forget_kept(self.held());
         self.bytes = Vec::new();
         self.sent = 0;
     }
@@ -54,7 +54,7 @@ impl Backlog {
     {
         while self.held() > 0 {
             let taken = ready!(write(cx, socket, &self.bytes[self.sent..]))?;
-            KEPT.fetch_sub(taken, Ordering::Relaxed);
+            forget_kept(taken);
             self.sent += taken;
         }
         if self.sent > 0 {
@@ -91,8 +91,18 @@ impl fmt::Debug for Backlog {
 
 impl Drop for Backlog {
     fn drop(&mut self) {
-        KEPT.fetch_sub(self.held(), Ordering::Relaxed);
+        forget_kept(self.held());
     }
+}
+
+/// So many bytes more are kept somewhere.
+pub(super) fn add_kept(bytes: usize) {
+    KEPT.fetch_add(bytes, Ordering::Relaxed);
+}
+
+/// So many are kept no longer.
+pub(super) fn forget_kept(bytes: usize) {
+    KEPT.fetch_sub(bytes, Ordering::Relaxed);
 }
 
 /// Whether all sessions of this process together keep so much that each should read little.

@@ -1,12 +1,15 @@
-//! The two buffers of a thread, which all its sessions share.
+//! The two buffers of a thread, and its pipes, which all its sessions share.
 
 use std::cell::RefCell;
+
+use super::splice::Pipes;
 
 /// Where bytes are while they pass: as the desktop speaks them, and as they are on the client's wire.
 #[derive(Debug)]
 pub struct Buffers {
     pub(super) clear: Vec<u8>,
     pub(super) sealed: Vec<u8>,
+    pub(super) pipes: Pipes,
 }
 
 /// Lends this thread's buffers. Whoever has them calls nobody who wants them too.
@@ -17,7 +20,11 @@ pub(super) fn with_buffers<T>(work: impl FnOnce(&mut Buffers) -> T) -> T {
 impl Buffers {
     fn new() -> Self {
         // Zeroed memory costs nothing until it is used.
-        Self { clear: vec![0; BUFFER_SIZE], sealed: vec![0; BUFFER_SIZE + RECORD_HEADROOM] }
+        Self {
+            clear: vec![0; BUFFER_SIZE],
+            sealed: vec![0; BUFFER_SIZE + RECORD_HEADROOM],
+            pipes: Pipes::default(),
+        }
     }
 }
 

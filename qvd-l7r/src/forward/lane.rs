@@ -1,10 +1,12 @@
 //! One direction of a session's stream.
 
-use std::task::{Context, Poll};
+use std::io;
+use std::task::{Context, Poll, ready};
 
 use super::backlog::is_process_laden;
 use super::buffers::{BUFFER_SIZE, Buffers};
 use super::side::Side;
+use super::splice::{self, Pipe};
 
 /// What a turn came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +42,10 @@ pub(super) struct Lane {
     first: Vec<u8>,
     /// The receiver was slow a moment ago: read less at once, so that less has to be kept.
     cautious: bool,
+    /// Much came at once a moment ago: worth a pipe, where the two sides can have one.
+    ample: bool,
+    /// What the receiver left in a pipe.
+    pipe: Option<Pipe>,
     pushed: u64,
 }
 
@@ -48,12 +54,17 @@ impl Lane {
     pub(super) fn beginning_with(mut first: Vec<u8>) -> Self {
         // A buffer that was read into and is empty again is a buffer all the same.
         first.shrink_to_fit();
-        Self { phase: Phase::Open, first, cautious: false, pushed: 0 }
+        Self { phase: Phase::Open, first, cautious: false, ample: false, pipe: None, pushed: 0 }
     }
 
     /// Memory kept besides the lane itself.
     pub(super) fn footprint(&self) -> usize {
-        self.first.capacity()
+        self.first.capacity() + self.piped()
+    }
+
+    /// Bytes given to the receiver that it left in a pipe.
+    pub(super) fn piped(&self) -> usize {
+        self.pipe.as_ref().map_or(0, Pipe::held)
     }
 
     /// Bytes given to the receiver; it may still keep some.
@@ -85,7 +96,8 @@ impl Lane {
 
     /// Drops everything that still comes; of what was given to the receiver, so much was lost.
     pub(super) fn discard(&mut self, lost: usize) {
-        self.pushed = self.pushed.saturating_sub(lost as u64);
+        self.pushed = self.pushed.saturating_sub((lost + self.piped()) as u64);
+        self.pipe = None;
         self.phase = match self.phase {
             Phase::Open | Phase::Discarding => Phase::Discarding,
             Phase::Ending | Phase::Closed => Phase::Closed,
@@ -107,15 +119,20 @@ impl Lane {
     {
         for _ in 0..BUFFERS_PER_TURN {
             let delivered = match self.phase {
-                Phase::Open => to.poll_sent(cx),
-                Phase::Ending => to.poll_finish(cx),
+                Phase::Open => self.poll_delivered(cx, to, buffers),
+                Phase::Ending => match self.poll_delivered(cx, to, buffers) {
+                    Poll::Ready(Ok(())) => to.poll_finish(cx),
+                    not_yet => not_yet,
+                },
                 Phase::Discarding => Poll::Ready(Ok(())),
                 Phase::Closed => return Turn::Finished,
             };
             match delivered {
                 Poll::Pending => return Turn::Waiting,
                 // A receiver that has closed already is as closed as we want it, if it got everything.
-                Poll::Ready(Err(_)) if self.phase == Phase::Open || to.held() > 0 => return Turn::WriteBroke,
+                Poll::Ready(Err(_)) if self.phase == Phase::Open || to.held() + self.piped() > 0 => {
+                    return Turn::WriteBroke;
+                }
                 Poll::Ready(_) => {}
             }
             if self.phase == Phase::Ending {
@@ -132,6 +149,61 @@ impl Lane {
         Turn::Waiting
     }
 
+    /// Sends what the receiver kept, or left in a pipe.
+    fn poll_delivered<T: Side>(
+        &mut self,
+        cx: &mut Context<'_>,
+        to: &mut T,
+        buffers: &mut Buffers,
+    ) -> Poll<io::Result<()>> {
+        ready!(to.poll_sent(cx))?;
+        if let Some(pipe) = &mut self.pipe
+            && let Some(socket) = to.socket()
+        {
+            let emptied = socket.poll_empty(cx, pipe);
+            self.cautious = emptied.is_pending();
+            ready!(emptied)?;
+        }
+        if let Some(empty) = self.pipe.take() {
+            buffers.pipes.put(empty);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// One move from socket to pipe; the way out of it is the next delivery's. `None` when this is not for pipes.
+    fn splice<F, T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut F,
+        to: &mut T,
+        buffers: &mut Buffers,
+    ) -> Option<Poll<io::Result<usize>>>
+    where
+        F: Side,
+        T: Side,
+    {
+        if !self.ample || self.phase != Phase::Open || !self.first.is_empty() {
+            return None;
+        }
+        let (source, _) = (from.socket()?, to.socket()?);
+        // Out of descriptors: copying needs none.
+        let mut pipe = buffers.pipes.take().ok()?;
+        let moved = source.poll_fill(cx, &mut pipe, self.most());
+        match moved {
+            Poll::Ready(Ok(length)) if length > 0 => {
+                self.ample = length >= splice::MUCH;
+                self.pushed += length as u64;
+                self.pipe = Some(pipe);
+            }
+            Poll::Ready(_) | Poll::Pending => {
+                // Nothing is left of a flow that paused.
+                self.ample = false;
+                buffers.pipes.put(pipe);
+            }
+        }
+        Some(moved)
+    }
+
     /// One read, one write.
     fn move_once<F, T>(
         &mut self,
@@ -144,22 +216,25 @@ impl Lane {
         F: Side,
         T: Side,
     {
-        let pulled = if self.first.is_empty() {
-            std::task::ready!(from.poll_pull(cx, self.most(), buffers))
-        } else {
-            Ok(self.take_first(buffers))
+        let spliced = self.splice(cx, from, to, buffers);
+        let copied = spliced.is_none();
+        let pulled = match spliced {
+            Some(spliced) => ready!(spliced),
+            None if self.first.is_empty() => ready!(from.poll_pull(cx, self.most(), buffers)),
+            None => Ok(self.take_first(buffers)),
         };
         let length = match pulled {
             Ok(0) => return Poll::Ready(Some(self.no_more(cx, Turn::ReachedEnd))),
             Err(_) => return Poll::Ready(Some(self.no_more(cx, Turn::ReadBroke))),
             Ok(length) => length,
         };
-        if self.phase == Phase::Open {
+        if copied && self.phase == Phase::Open {
             if to.push(cx, length, buffers).is_err() {
                 return Poll::Ready(Some(Turn::WriteBroke));
             }
             self.pushed += length as u64;
             self.cautious = to.held() > 0;
+            self.ample = length >= splice::MUCH;
         }
         Poll::Ready(None)
     }

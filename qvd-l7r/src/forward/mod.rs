@@ -1,7 +1,7 @@
 //! The pump: once a desktop is connected, bytes move between two sockets, and nothing else happens.
 //!
 //! It knows no HTTP, no database and no lock, and allocates only for bytes that a receiver would not take yet.
-//! Buffers belong to the thread: an idle session holds none. This module is the one place to replace for a
+//! Buffers and pipes belong to the thread: an idle session holds none. This module is the one place to replace for a
 //! faster data path.
 //!
 //! ```text
@@ -12,6 +12,8 @@
 //!             └▶ backlog                          └▶ backlog; who has one is given nothing more
 //! ```
 //!
+//! Where both sides carry the bytes as they are, many at once pass through a pipe in place of a buffer.
+//!
 //! End of file on one side: what is kept is sent, then writing is shut down on the other (with TLS that is
 //! close_notify). A TLS client that closes has closed both ways. It is over when neither side can make progress: a
 //! client that stays behind a desktop that is gone is left after a while.
@@ -20,6 +22,7 @@ mod backlog;
 mod buffers;
 mod lane;
 mod side;
+mod splice;
 mod tls;
 
 use std::fmt;
@@ -34,6 +37,7 @@ use lane::{Lane, Turn};
 
 pub use buffers::Buffers;
 pub use side::{PlainStream, Side};
+pub use splice::Socket;
 pub use tls::TlsStream;
 
 /// Bytes that the client sent behind its request head: the beginning of the stream to the desktop.
@@ -106,13 +110,14 @@ impl<'a, C: Side, D: Side> Pump<'a, C, D> {
 
     /// Bytes moved so far.
     pub fn moved(&self) -> Moved {
-        let sent = |lane: &Lane, held: usize| lane.pushed().saturating_sub(held as u64);
+        let sent = |lane: &Lane, held: usize| lane.pushed().saturating_sub((held + lane.piped()) as u64);
         Moved { up: sent(&self.up, self.desktop.held()), down: sent(&self.down, self.client.held()) }
     }
 
     /// Memory for bytes on their way, none in an idle session.
     pub fn footprint(&self) -> usize {
-        self.up.footprint() + self.client.footprint() + self.desktop.footprint()
+        let lanes = self.up.footprint() + self.down.footprint();
+        lanes + self.client.footprint() + self.desktop.footprint()
     }
 
     fn note(&mut self, ended: Ended) {

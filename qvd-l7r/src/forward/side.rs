@@ -8,11 +8,17 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::backlog::Backlog;
 use super::buffers::Buffers;
+use super::splice::Socket;
 
 /// One end of a session. What its socket does not take, it keeps; while it keeps bytes, the pump gives it no more.
 pub trait Side {
     /// Whether an end that closes has closed both ways.
     fn closes_both_ways(&self) -> bool;
+
+    /// The socket, if the session's bytes pass it as they are and it can be spliced.
+    fn socket(&self) -> Option<Socket<'_>> {
+        None
+    }
 
     /// Receives bytes into `buffers.clear`, after reading at most `most` from the socket; none means a proper end.
     fn poll_pull(
@@ -52,6 +58,11 @@ impl<S> PlainStream<S> {
     /// Over a connected socket.
     pub fn new(socket: S) -> Self {
         Self { socket, backlog: Backlog::default() }
+    }
+
+    /// The socket.
+    pub(crate) fn socket(&self) -> &S {
+        &self.socket
     }
 
     /// The same stream over what becomes of its socket.

@@ -124,7 +124,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
 
     /// Deciphers the whole records of `buffers.sealed[..filled]`; the rest is kept.
     fn open(&mut self, filled: usize, buffers: &mut Buffers) -> io::Result<usize> {
-        let Buffers { clear, sealed } = buffers;
+        let Buffers { clear, sealed, .. } = buffers;
         let (mut at, mut length) = (0, 0);
         loop {
             let UnbufferedStatus { mut discard, state } =
@@ -212,7 +212,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
 
     /// Seals the first `length` bytes of `buffers.clear`; returns how long they are then.
     fn seal(&mut self, length: usize, buffers: &mut Buffers) -> io::Result<usize> {
-        let Buffers { clear, sealed } = buffers;
+        let Buffers { clear, sealed, .. } = buffers;
         self.writing(|mut traffic| {
             loop {
                 match traffic.encrypt(&clear[..length], sealed) {

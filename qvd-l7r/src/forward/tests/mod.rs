@@ -1,5 +1,6 @@
 //! The pump over in-memory sockets that read and write in random small pieces and stall at random.
 
+mod splice;
 mod tls;
 
 use std::io;
