@@ -13,6 +13,10 @@ use crate::metrics::{Counter, Metrics};
 /// A kind of misbehaviour, or of what looks like it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Abuse {
+    /// There are as many connections as there may be, and others wait.
+    RouterIsFull,
+    /// As many connections are without a login as may be, and one had to go.
+    TooManyStrangers,
     /// An address has as many connections as it may.
     AddressIsFull,
     /// A TLS handshake failed.
@@ -28,7 +32,9 @@ pub(crate) enum Abuse {
 }
 
 impl Abuse {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 8] = [
+        Self::RouterIsFull,
+        Self::TooManyStrangers,
         Self::AddressIsFull,
         Self::Handshake,
         Self::SlowHandshake,
@@ -39,6 +45,8 @@ impl Abuse {
 
     fn counter(self, metrics: &Metrics) -> &Counter {
         match self {
+            Self::RouterIsFull => &metrics.full_total,
+            Self::TooManyStrangers => &metrics.unauthenticated_closed_total,
             Self::AddressIsFull => &metrics.refused_connections_total,
             Self::Handshake => &metrics.handshake_failures_total,
             Self::SlowHandshake => &metrics.handshake_timeouts_total,
@@ -50,6 +58,8 @@ impl Abuse {
 
     const fn text(self) -> &'static str {
         match self {
+            Self::RouterIsFull => "no room for another connection",
+            Self::TooManyStrangers => "connection closed before a login",
             Self::AddressIsFull => "connection refused",
             Self::Handshake => "no handshake",
             Self::SlowHandshake => "handshake too slow",
@@ -73,15 +83,22 @@ impl Default for Watch {
 }
 
 impl Watch {
-    /// Counts what a peer did, and logs it unless too much of this kind was logged of late.
-    pub(crate) fn saw(&self, what: Abuse, metrics: &Metrics, peer: SocketAddr, detail: &dyn fmt::Display) {
+    /// Counts what a peer, or no single one, did, and logs it unless too much of this kind was logged of late.
+    pub(crate) fn saw(
+        &self,
+        what: Abuse,
+        metrics: &Metrics,
+        peer: Option<SocketAddr>,
+        detail: &dyn fmt::Display,
+    ) {
         what.counter(metrics).add(1);
         let mut quotas = self.quotas.lock().unwrap_or_else(PoisonError::into_inner);
         let told = quotas[what as usize].take(Instant::now());
         drop(quotas);
+        let peer = peer.map(tracing::field::display);
         match told {
-            Some(0) => tracing::warn!(client = %peer, "{}: {detail}", what.text()),
-            Some(untold) => tracing::warn!(client = %peer, untold, "{}: {detail}", what.text()),
+            Some(0) => tracing::warn!(client = peer, "{}: {detail}", what.text()),
+            Some(untold) => tracing::warn!(client = peer, untold, "{}: {detail}", what.text()),
             None => {}
         }
     }
@@ -137,7 +154,7 @@ mod tests {
         let peer = SocketAddr::from(([192, 0, 2, 1], 1));
         for (at, what) in Abuse::ALL.into_iter().enumerate() {
             assert_eq!(what as usize, at);
-            watch.saw(what, &metrics, peer, &"seen");
+            watch.saw(what, &metrics, Some(peer), &"seen");
             assert_eq!(what.counter(&metrics).get(), 1, "{what:?}");
         }
     }

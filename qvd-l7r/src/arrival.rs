@@ -15,6 +15,7 @@ use crate::gate::{Gate, Place};
 use crate::proxied::{self, NotProxied};
 use crate::session::Session;
 use crate::shared::Shared;
+use crate::strangers::{Dismissal, Stranger};
 use crate::stream::{ClientStream, tune};
 
 /// A connection that was just accepted.
@@ -24,6 +25,8 @@ pub(crate) struct Arrival {
     pub(crate) peer: SocketAddr,
     /// Its place among those of its address; behind a balancer the address is known later.
     pub(crate) place: Option<Place>,
+    /// Its place among those on which nobody has logged in, and how it loses it.
+    pub(crate) stranger: (Stranger, Dismissal),
     pub(crate) greeting: Option<Arc<ServerConfig>>,
     pub(crate) limit: Duration,
     pub(crate) leaving: watch::Receiver<bool>,
@@ -32,27 +35,44 @@ pub(crate) struct Arrival {
 impl Arrival {
     /// Greets it and answers it until it ends or a desktop takes it over; then its place is the session's.
     pub(crate) async fn until_session(self) -> Option<(Session, Place)> {
-        let Self { entrance, stream, peer, place, greeting, limit, leaving } = self;
+        let Self { entrance, stream, peer, place, stranger, greeting, limit, leaving } = self;
+        let (stranger, dismissal) = stranger;
+        let shared = entrance.shared.clone();
+        let served = async move {
+            let (stream, client, place) =
+                Self::greeted(&entrance, stream, peer, place, greeting, limit).await?;
+            Some((conversation::serve(entrance.shared, stream, client, stranger, leaving).await?, place))
+        };
+        tokio::select! {
+            biased;
+            () = dismissal.come() => {
+                shared.saw(Abuse::TooManyStrangers, peer, &"others came, and no login in all its time");
+                None
+            }
+            session = served => session,
+        }
+    }
+
+    async fn greeted(
+        entrance: &Entrance,
+        stream: TcpStream,
+        peer: SocketAddr,
+        place: Option<Place>,
+        greeting: Option<Arc<ServerConfig>>,
+        limit: Duration,
+    ) -> Option<(ClientStream, SocketAddr, Place)> {
         let greeted = async {
             match place {
                 Some(place) => greet(stream, greeting).await.map(|stream| (stream, peer, place)),
-                None => arrive_by_balancer(&entrance, stream, peer, greeting).await,
+                None => arrive_by_balancer(entrance, stream, peer, greeting).await,
             }
         };
-        let shared = entrance.shared.clone();
+        let shared = &entrance.shared;
         let arrived = tokio::select! {
             arrived = tokio::time::timeout(limit, greeted) => arrived.unwrap_or(Err(Missed::Late)),
             () = shared.sessions.ended() => return None,
         };
-        match arrived {
-            Ok((stream, client, place)) => {
-                Some((conversation::serve(shared, stream, client, leaving).await?, place))
-            }
-            Err(missed) => {
-                missed.tell(&shared, peer);
-                None
-            }
-        }
+        arrived.map_err(|missed| missed.tell(shared, peer)).ok()
     }
 }
 

@@ -23,6 +23,7 @@ use crate::login::{Known, Login};
 use crate::session::Session;
 use crate::shared::Shared;
 use crate::stop;
+use crate::strangers::Stranger;
 use crate::stream::ClientStream;
 
 /// Serves a connection to its end, or until it has become a session. Idle connections end when `leaving` changes.
@@ -30,10 +31,11 @@ pub(crate) async fn serve(
     shared: Arc<Shared>,
     stream: ClientStream,
     peer: SocketAddr,
+    stranger: Stranger,
     leaving: watch::Receiver<bool>,
 ) -> Option<Session> {
     // Gone before a desktop is brought up: that keeps no password and no request.
-    let (channel, connect) = Box::pin(converse(&shared, stream, peer, leaving)).await?;
+    let (channel, connect) = Box::pin(converse(&shared, stream, peer, stranger, leaving)).await?;
     connect::bring_up(shared, channel, connect).await
 }
 
@@ -42,12 +44,13 @@ async fn converse(
     shared: &Arc<Shared>,
     stream: ClientStream,
     peer: SocketAddr,
+    stranger: Stranger,
     mut leaving: watch::Receiver<bool>,
 ) -> Option<(Channel<ClientStream>, Connect)> {
     // Who was greeted behind the notice may still ask, and hears that the router is stopping.
     leaving.mark_unchanged();
     let mut channel = Channel::new(stream);
-    let mut login = Login::new(peer);
+    let mut login = Login::new(peer, stranger);
     loop {
         let patience = patience(&shared.config(), login.is_known(), *leaving.borrow());
         let incoming = tokio::select! {
@@ -70,6 +73,7 @@ async fn converse(
             Incoming::Gone => break,
         };
         shared.metrics.requests_total.add(1);
+        login.answering();
         let mut exchange = Exchange { shared, login: &mut login, request: &request, peer };
         let reply = match exchange.route() {
             Ok(Route::Connect) => match unless_ended(shared, exchange.connect()).await {
@@ -94,6 +98,7 @@ async fn converse(
             }
             Err(refusal) => refusal,
         };
+        login.waiting();
         let last = reply.ends_connection() || request.close || *leaving.borrow();
         if channel.answer(&reply).await.is_err() || last {
             break;

@@ -54,6 +54,7 @@ mod session;
 mod sessions;
 mod shared;
 mod stop;
+mod strangers;
 mod stream;
 mod takeover;
 mod tls;

@@ -14,6 +14,7 @@ use subtle::ConstantTimeEq;
 
 use crate::front::{Reply, Request};
 use crate::shared::Shared;
+use crate::strangers::Stranger;
 
 /// Somebody whose credentials were accepted, with the row that is theirs.
 #[derive(Clone, Debug)]
@@ -29,11 +30,27 @@ pub(crate) struct Login {
     accepted: Option<(Credentials, Known)>,
     /// Somebody was accepted, if only by a token, which is not remembered.
     known: bool,
+    /// Until then.
+    stranger: Option<Stranger>,
 }
 
 impl Login {
-    pub(crate) fn new(peer: SocketAddr) -> Self {
-        Self { peer, accepted: None, known: false }
+    pub(crate) fn new(peer: SocketAddr, stranger: Stranger) -> Self {
+        Self { peer, accepted: None, known: false, stranger: Some(stranger) }
+    }
+
+    /// A whole request came.
+    pub(crate) fn answering(&mut self) {
+        if let Some(stranger) = &mut self.stranger {
+            stranger.answering();
+        }
+    }
+
+    /// The next word is the client's.
+    pub(crate) fn waiting(&mut self) {
+        if let Some(stranger) = &mut self.stranger {
+            stranger.waiting();
+        }
     }
 
     /// Whether somebody has logged in here.
@@ -82,6 +99,7 @@ impl Login {
                 lock(shared).succeeded(self.peer.ip(), &login);
                 tracing::info!(login = known.identity.login(), user = %known.user, client = %self.peer, "logged in");
                 self.known = true;
+                self.stranger = None;
                 if let Authorization::Basic(credentials) = shown {
                     self.accepted = Some((credentials.clone(), known.clone()));
                 }

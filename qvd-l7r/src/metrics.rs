@@ -32,6 +32,12 @@ metrics! {
     connections_total,
     /// Connections open now, desktops among them.
     connections,
+    /// Connections open now on which nobody has logged in.
+    unauthenticated,
+    /// Connections closed because too many were open on which nobody had logged in.
+    unauthenticated_closed_total,
+    /// Times that there were as many connections as there may be, so that others had to wait.
+    full_total,
     /// Connections refused because their address had too many.
     refused_connections_total,
     /// TLS handshakes that failed.

@@ -6,10 +6,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use qvd_core::config::Config;
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 
+use crate::abuse::Abuse;
 use crate::arrival::{Arrival, Entrance};
 use crate::connections::Connections;
 use crate::counters::CounterQueue;
@@ -20,6 +22,7 @@ use crate::metrics::{Metrics, Snapshot};
 use crate::proxied::Balancers;
 use crate::sessions::Sessions;
 use crate::shared::Shared;
+use crate::strangers::Strangers;
 use crate::tls::{Fingerprint, Tls};
 use crate::upkeep;
 use crate::workers::Workers;
@@ -138,6 +141,9 @@ struct Door {
     balancers: Arc<Balancers>,
     gate: Arc<Gate>,
     room: Arc<Semaphore>,
+    strangers: Arc<Strangers>,
+    /// Others wait, and that has been told.
+    full: bool,
     leaving: watch::Sender<bool>,
     connections: Connections,
 }
@@ -153,12 +159,14 @@ impl Door {
         let most = usize::try_from(shared.config().integer("l7r.limit.connections")).unwrap_or(0);
         let most = if most == 0 { Semaphore::MAX_PERMITS } else { most.min(Semaphore::MAX_PERMITS) };
         Self {
+            strangers: Arc::new(Strangers::new(shared.metrics.clone())),
             shared,
             tls,
             listeners,
             balancers: Arc::new(balancers),
             gate: Arc::default(),
             room: Arc::new(Semaphore::new(most)),
+            full: false,
             leaving: watch::channel(false).0,
             connections: Connections::new(workers),
         }
@@ -168,8 +176,7 @@ impl Door {
     async fn accept(&mut self) {
         loop {
             let arrival = async {
-                // The semaphore is never closed.
-                let permit = self.room.clone().acquire_owned().await.ok();
+                let permit = room(&self.room, &self.shared, &mut self.full).await;
                 (self.listeners.accept().await, permit)
             };
             tokio::select! {
@@ -203,11 +210,17 @@ impl Door {
             },
         };
         self.shared.metrics.connections_total.add(1);
+        let most = most_strangers(&config);
+        let Some(stranger) = self.strangers.enter(most) else {
+            let detail = format_args!("the requests of {most} others without a login are being answered");
+            return self.shared.saw(Abuse::TooManyStrangers, peer, &detail);
+        };
         let arrival = Arrival {
             entrance,
             stream,
             peer,
             place,
+            stranger,
             greeting: self.tls.as_ref().map(|tls| tls.config()),
             limit: config.seconds("l7r.limit.handshake.timeout"),
             leaving: self.leaving.subscribe(),
@@ -250,6 +263,26 @@ impl Door {
             tracing::warn!(connections = connections.count(), "connections are cut: they do not end");
             connections.cut().await;
         }
+    }
+}
+
+/// Room for one more connection, as soon as there is any.
+async fn room(room: &Arc<Semaphore>, shared: &Shared, full: &mut bool) -> Option<OwnedSemaphorePermit> {
+    if room.available_permits() == 0 && !std::mem::replace(full, true) {
+        shared.saw_all(Abuse::RouterIsFull, &"others wait until one ends (l7r.limit.connections)");
+    }
+    // The semaphore is never closed.
+    let permit = room.clone().acquire_owned().await.ok();
+    *full = false;
+    permit
+}
+
+/// How many connections may be open on which nobody has logged in; 0 means no limit.
+fn most_strangers(config: &Config) -> usize {
+    let limit = |key| usize::try_from(config.integer(key)).unwrap_or(0);
+    match limit("l7r.limit.connections.unauthenticated") {
+        0 => limit("l7r.limit.connections").div_ceil(2),
+        most => most,
     }
 }
 

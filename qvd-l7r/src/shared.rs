@@ -82,7 +82,12 @@ impl Shared {
 
     /// Counts and logs what a peer did.
     pub(crate) fn saw(&self, what: Abuse, peer: SocketAddr, detail: &dyn Display) {
-        self.watch.saw(what, &self.metrics, peer, detail);
+        self.watch.saw(what, &self.metrics, Some(peer), detail);
+    }
+
+    /// Counts and logs what all peers together did.
+    pub(crate) fn saw_all(&self, what: Abuse, detail: &dyn Display) {
+        self.watch.saw(what, &self.metrics, None, detail);
     }
 
     pub(crate) fn balancer(&self) -> Arc<dyn LoadBalancer> {

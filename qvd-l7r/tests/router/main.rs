@@ -11,6 +11,7 @@ mod certificates;
 mod checks;
 mod connect;
 mod doors;
+mod flood;
 mod http;
 mod ldap;
 mod lifecycle;

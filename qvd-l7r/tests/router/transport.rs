@@ -13,7 +13,7 @@ use rustls::pki_types::PrivateKeyDer;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::support::{Client, Options, World, eventually, soon};
+use crate::support::{Client, Options, World, eventually, logged, soon};
 
 fn config(alpn: &[&str]) -> rustls::ClientConfig {
     crate::support::config(alpn)
@@ -184,6 +184,8 @@ async fn over_the_total_limit_connections_wait_until_another_ends() {
     tokio::pin!(second);
     let early = tokio::time::timeout(std::time::Duration::from_millis(300), &mut second).await;
     assert!(early.is_err(), "not greeted yet");
+    assert_eq!(world.handle.metrics().full_total, 1, "once, however long others wait");
+    assert!(logged().contains("no room for another connection: others wait until one ends"));
     first.close().await;
     assert_eq!(soon(second).await.ask("/qvd/ping", &[]).await.status(), 200);
 }
