@@ -1,9 +1,11 @@
 //! Who comes in: balancers and their clients, peers that say nothing, nonsense, or too slowly (limits of §2.2).
 
+use std::time::{Duration, Instant};
+
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::support::{Client, Options, World, config, eventually, logged, plain, soon};
+use crate::support::{Client, Options, World, basic, config, eventually, logged, plain, request, soon};
 
 const PING: &str = "GET /qvd/ping HTTP/1.1\r\nConnection: close\r\n\r\n";
 
@@ -70,6 +72,39 @@ async fn the_address_in_the_header_is_the_one_that_counts() {
         "another has its own place"
     );
     drop(held);
+}
+
+/// How long a wrong password takes that comes behind this header.
+async fn refusal(world: &World, header: &[u8]) -> Duration {
+    let wrong = request("/qvd/list_of_vm", &[&basic("alice", "wrong"), "Connection: close\r\n"]);
+    let begun = Instant::now();
+    let answer = rest(connect(world, &[header, wrong.as_bytes()].concat()).await).await;
+    assert!(answer.starts_with("HTTP/1.1 401 "), "{answer}");
+    begun.elapsed()
+}
+
+#[tokio::test]
+async fn failed_logins_count_for_the_client_in_the_header_and_not_for_the_balancer() {
+    let first = Duration::from_millis(300);
+    let options = Options { failed_login_delay: Some(first), ..behind_balancers().set("l7r.use_ssl", "0") };
+    let world = World::with(options).await;
+    let guesser_1 = b"PROXY TCP4 192.0.2.21 10.0.0.1 51000 8443\r\n".as_slice();
+    let guesser_2 = version_2(0x21, [192, 0, 2, 21]);
+    // Each later than the one before, whichever version the balancer speaks and from whichever port he comes.
+    for (header, least) in [(guesser_1, first), (&guesser_2, 2 * first), (guesser_1, 4 * first)] {
+        let took = refusal(&world, header).await;
+        assert!(took >= least, "{took:?} instead of {least:?}");
+    }
+    // Others behind the same balancer begin anew. Its own address would make them wait eight times as long.
+    for other in
+        [b"PROXY TCP4 192.0.2.22 10.0.0.1 51000 8443\r\n".as_slice(), &version_2(0x21, [192, 0, 2, 23])]
+    {
+        let took = refusal(&world, other).await;
+        assert!((first..4 * first).contains(&took), "{took:?}");
+    }
+    // And so do those of whom it says nothing: they are the balancer, to which nothing was counted so far.
+    let took = refusal(&world, b"PROXY UNKNOWN\r\n").await;
+    assert!((first..4 * first).contains(&took), "{took:?}");
 }
 
 #[tokio::test]
