@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use qvd_core::Secret;
 use qvd_db::SslMaterial;
-use rcgen::{CertificateParams, KeyPair};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, IsCa, KeyPair,
+    KeyUsagePurpose,
+};
 use rustls::HandshakeKind;
 use rustls::crypto::aws_lc_rs;
 use rustls::crypto::aws_lc_rs::cipher_suite;
@@ -81,6 +84,56 @@ async fn the_end_of_a_certificate_is_told_weeks_ahead() {
     assert!(logged().contains("l7r.ssl.cert (CN=rcgen self signed cert) ends soon"));
     world.db.config().set_ssl(&material(&[&pair(&["fresh.example"], 300)])).await.unwrap();
     eventually("the new one, too", async || in_days(300)).await;
+}
+
+/// An authority that ends in so many days, and its revocation list, whose next one was promised in so many days, or so
+/// many ago.
+fn authority(name: &str, days: u32, list: Result<u32, u32>) -> (String, String) {
+    let today = std::time::SystemTime::now();
+    let day = std::time::Duration::from_secs(86_400);
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(rcgen::DnType::CommonName, name);
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params.not_after = (today + day * days).into();
+    let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+    let promised = list.map_or_else(|ago| today - day * ago, |ahead| today + day * ahead);
+    let list = CertificateRevocationListParams {
+        this_update: (today - day * 100).into(),
+        next_update: promised.into(),
+        crl_number: 1.into(),
+        issuing_distribution_point: None,
+        revoked_certs: Vec::new(),
+        key_identifier_method: rcgen::KeyIdMethod::Sha256,
+    };
+    (issuer.pem(), list.signed_by(&issuer).unwrap().pem().unwrap())
+}
+
+#[tokio::test]
+async fn the_ends_of_authorities_and_revocation_lists_are_told_weeks_ahead_and_behind() {
+    let own = pair(&["localhost"], 300);
+    let ends =
+        |(ca, crl): (String, String)| SslMaterial { ca: Some(ca), crl: Some(crl), ..material(&[&own]) };
+    let world = with(ends(authority("ca-near", 20, Ok(200)))).await;
+    let in_days = |days: u64| {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+        world.handle.metrics().certificate_end_seconds.abs_diff(now + days * 86_400) < 3600
+    };
+    eventually("the authority is the first to end", async || in_days(20)).await;
+    let told = |what: &str| logged().lines().find(|line| line.contains(what)).map(str::to_owned);
+    let line = told("l7r.ssl.ca (CN=ca-near) ends soon").expect("it is told");
+    assert!(line.contains(" WARN ") && (line.contains("days=19") || line.contains("days=20")), "{line}");
+    assert_eq!(told("l7r.ssl.crl (CN=ca-near)"), None, "its list has time");
+
+    world.db.config().set_ssl(&ends(authority("list-near", 250, Ok(10)))).await.unwrap();
+    eventually("then the list", async || in_days(10)).await;
+    let line = told("l7r.ssl.crl (CN=list-near) ends soon").expect("it is told");
+    assert!(line.contains(" WARN ") && (line.contains("days=9") || line.contains("days=10")), "{line}");
+    assert_eq!(told("l7r.ssl.ca (CN=list-near)"), None, "its authority has time");
+
+    world.db.config().set_ssl(&ends(authority("list-over", 250, Err(2)))).await.unwrap();
+    eventually("it is told", async || told("l7r.ssl.crl (CN=list-over) is over").is_some()).await;
+    assert!(told("l7r.ssl.crl (CN=list-over) is over").unwrap().contains("ERROR "));
 }
 
 #[tokio::test]
