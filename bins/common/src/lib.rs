@@ -31,6 +31,6 @@ pub use database::{add_database_config, backend, open_db};
 pub use exit::{Failure, exit_code, report};
 pub use log::{LogTo, init_tracing};
 pub use manual::{GENERATE_MANUAL, write_manual};
-pub use pid_file::PidFile;
+pub use pid_file::{PidFile, PidPlace};
 pub use session_threads::SessionThreads;
 pub use signals::{Asked, Signals};

@@ -2,7 +2,19 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+
+use nix::fcntl::OFlag;
+
+/// Where a pid file will be written later, perhaps by a process that may do less then.
+#[derive(Debug)]
+pub struct PidPlace {
+    path: PathBuf,
+    key: &'static str,
+    /// The file that is there. Who may not put another one in its place writes into it.
+    file: Option<File>,
+}
 
 /// A file with the process id, there as long as this value lives.
 #[derive(Debug)]
@@ -14,15 +26,41 @@ pub struct PidFile {
 
 impl PidFile {
     /// Writes the file that `key` names; a daemon can do without, so a failure is only told.
-    pub fn write(path: &Path, key: &str) -> Option<Self> {
+    pub fn write(path: &Path, key: &'static str) -> Option<Self> {
+        PidPlace { path: path.to_owned(), key, file: None }.write()
+    }
+
+    /// Begins with a file that names another process, or with none, and leaves it so.
+    pub fn prepare(path: &Path, key: &'static str) -> PidPlace {
+        // The directory may belong to the account that this process becomes: no other file is meant.
+        let flags = (OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits();
+        let file = File::options().write(true).create(true).truncate(false).custom_flags(flags).open(path);
+        // A failure shows when it is written.
+        PidPlace { path: path.to_owned(), key, file: file.ok() }
+    }
+}
+
+impl PidPlace {
+    /// Writes it; a daemon can do without, so a failure is only told.
+    pub fn write(self) -> Option<PidFile> {
+        let Self { path, key, file } = self;
+        let text = format!("{}\n", std::process::id());
         let new = path.with_extension("new");
-        let written = File::create(&new).and_then(|mut file| {
-            writeln!(file, "{}", std::process::id())?;
-            fs::rename(&new, path)?;
+        let replaced = File::create(&new).and_then(|mut file| {
+            file.write_all(text.as_bytes())?;
+            fs::rename(&new, &path)?;
             Ok(file)
         });
+        let written = replaced.or_else(|error| match file {
+            Some(file) if error.kind() == io::ErrorKind::PermissionDenied => {
+                file.write_all_at(text.as_bytes(), 0)?;
+                file.set_len(text.len() as u64)?;
+                Ok(file)
+            }
+            Some(_) | None => Err(error),
+        });
         match written {
-            Ok(file) => Some(Self { path: path.to_owned(), file }),
+            Ok(file) => Some(PidFile { path, file }),
             Err(error) => {
                 tracing::warn!(path = %path.display(), %error, "cannot write the pid file ({key})");
                 None
@@ -66,5 +104,18 @@ mod tests {
         drop(file);
         assert_eq!(fs::read_to_string(&path).unwrap(), "1\n");
         assert!(PidFile::write(&dir.path().join("none/x.pid"), "x.pid_file").is_none());
+    }
+
+    #[test]
+    fn a_place_says_nothing_until_it_is_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.pid");
+        fs::write(&path, "123456789\n").unwrap();
+        let place = PidFile::prepare(&path, "x.pid_file");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "123456789\n", "still the one before");
+        let file = place.write().unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), format!("{}\n", std::process::id()));
+        drop(file);
+        assert!(!path.exists());
     }
 }
