@@ -11,6 +11,7 @@ use tokio::sync::watch;
 
 use crate::abuse::Abuse;
 use crate::conversation;
+use crate::farewell::Leaving;
 use crate::gate::{Gate, Place};
 use crate::proxied::{self, NotProxied};
 use crate::session::Session;
@@ -29,7 +30,7 @@ pub(crate) struct Arrival {
     pub(crate) stranger: (Stranger, Dismissal),
     pub(crate) greeting: Option<Arc<ServerConfig>>,
     pub(crate) limit: Duration,
-    pub(crate) leaving: watch::Receiver<bool>,
+    pub(crate) leaving: watch::Receiver<Leaving>,
 }
 
 impl Arrival {

@@ -18,6 +18,7 @@ use crate::abuse::Abuse;
 use crate::auth::{self, Wish};
 use crate::connect::{self, Connect};
 use crate::error::Error;
+use crate::farewell::{Leaving, Standing, sent_away};
 use crate::front::{Channel, Incoming, Patience, Reply, Request, Route};
 use crate::login::{Known, Login};
 use crate::session::Session;
@@ -26,13 +27,13 @@ use crate::stop;
 use crate::strangers::Stranger;
 use crate::stream::ClientStream;
 
-/// Serves a connection to its end, or until it has become a session. Idle connections end when `leaving` changes.
+/// Serves a connection to its end, or until it has become a session. Idle connections end when `leaving` says so.
 pub(crate) async fn serve(
     shared: Arc<Shared>,
     stream: ClientStream,
     peer: SocketAddr,
     stranger: Stranger,
-    leaving: watch::Receiver<bool>,
+    leaving: watch::Receiver<Leaving>,
 ) -> Option<Session> {
     // Gone before a desktop is brought up: that keeps no password and no request.
     let (channel, connect) = Box::pin(converse(&shared, stream, peer, stranger, leaving)).await?;
@@ -45,18 +46,19 @@ async fn converse(
     stream: ClientStream,
     peer: SocketAddr,
     stranger: Stranger,
-    mut leaving: watch::Receiver<bool>,
+    mut leaving: watch::Receiver<Leaving>,
 ) -> Option<(Channel<ClientStream>, Connect)> {
     // Who was greeted behind the notice may still ask, and hears that the router is stopping.
     leaving.mark_unchanged();
     let mut channel = Channel::new(stream);
     let mut login = Login::new(peer, stranger);
+    let mut standing = Standing::New;
     loop {
         let patience = patience(&shared.config(), login.is_known(), *leaving.borrow());
         let incoming = tokio::select! {
             biased;
             incoming = channel.next_request(patience) => incoming,
-            Ok(()) = leaving.changed() => break,
+            () = sent_away(&mut leaving, standing) => break,
             () = shared.sessions.ended() => break,
         };
         let request = match incoming {
@@ -99,7 +101,8 @@ async fn converse(
             Err(refusal) => refusal,
         };
         login.waiting();
-        let last = reply.ends_connection() || request.close || *leaving.borrow();
+        standing = if login.is_known() { Standing::Known } else { Standing::Passing };
+        let last = reply.ends_connection() || request.close || leaving.borrow().sends_away(standing);
         if channel.answer(&reply).await.is_err() || last {
             break;
         }
@@ -108,9 +111,9 @@ async fn converse(
     None
 }
 
-fn patience(config: &Config, known: bool, leaving: bool) -> Patience {
+fn patience(config: &Config, known: bool, leaving: Leaving) -> Patience {
     let idle = if known { "l7r.limit.authenticated.idle.timeout" } else { "l7r.limit.idle.timeout" };
-    let most = if leaving { LATE } else { Duration::MAX };
+    let most = if leaving == Leaving::ForGood { LATE } else { Duration::MAX };
     Patience {
         idle: config.seconds(idle).min(most),
         head: config.seconds("l7r.limit.head.timeout").min(most),

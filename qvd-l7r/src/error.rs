@@ -50,6 +50,17 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    /// The hand-over between two routers failed.
+    #[error("cannot {operation} at {}", path.display())]
+    Succession {
+        /// What was tried.
+        operation: &'static str,
+        /// The unix socket of the hand-over.
+        path: PathBuf,
+        /// Why it failed.
+        #[source]
+        source: std::io::Error,
+    },
     /// The listening socket broke.
     #[error("cannot accept connections")]
     Accept {
@@ -77,7 +88,9 @@ impl Error {
             Self::Bind { source, .. } if source.kind() == std::io::ErrorKind::AddrInUse => {
                 ErrorKind::Conflict
             }
-            Self::Bind { .. } | Self::Lock { .. } | Self::Accept { .. } => ErrorKind::Unavailable,
+            Self::Bind { .. } | Self::Lock { .. } | Self::Succession { .. } | Self::Accept { .. } => {
+                ErrorKind::Unavailable
+            }
             Self::Random { .. } => ErrorKind::Internal,
         }
     }

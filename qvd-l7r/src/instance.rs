@@ -3,10 +3,12 @@
 //! The kernel drops the lock with the process, however it ends. So whoever can take the lock of an instance knows
 //! that its rows are nobody's, while an old router that drains beside a new one keeps its sessions.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
+use rustix::process::geteuid;
 use uuid::Uuid;
 
 use crate::error::{Error, Result};
@@ -28,7 +30,7 @@ impl Instance {
         let path = lock_path(&dir, id);
         let unlocked = dir.join(format!("{id}.new"));
         let failed = |source| Error::Lock { path: path.clone(), source };
-        std::fs::create_dir_all(&dir).map_err(failed)?;
+        make_dir(&dir).map_err(failed)?;
         let file = OpenOptions::new().write(true).create_new(true).open(&unlocked).map_err(failed)?;
         // Under its name it is never seen without its lock: who looks for the dead would bury it alive.
         let locked =
@@ -74,6 +76,23 @@ impl Drop for Instance {
     }
 }
 
+/// Makes the directory of a node's routers, which is nobody else's: whoever can write there can stand in for one.
+pub(crate) fn make_dir(dir: &Path) -> io::Result<()> {
+    if let Some(run) = dir.parent() {
+        std::fs::create_dir_all(run)?;
+    }
+    match DirBuilder::new().mode(0o700).create(dir) {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+        made => return made,
+    }
+    let found = std::fs::metadata(dir)?;
+    // One that somebody else owns is theirs to close.
+    if found.uid() == geteuid().as_raw() && found.mode() & 0o077 != 0 {
+        std::fs::set_permissions(dir, Permissions::from_mode(0o700))?;
+    }
+    Ok(())
+}
+
 /// Where the files of a node's routers are.
 pub(crate) fn dir(run: &Path) -> PathBuf {
     run.join("l7r")
@@ -115,6 +134,17 @@ mod tests {
             assert_eq!(watcher.join().unwrap(), 0);
             drop(lives);
         });
+    }
+
+    #[test]
+    fn the_directory_is_closed_to_others_also_one_that_was_open() {
+        let run = tempfile::tempdir().unwrap();
+        let dir = dir(&run.path().join("qvd"));
+        for _ in 0..2 {
+            make_dir(&dir).unwrap();
+            assert_eq!(std::fs::metadata(&dir).unwrap().mode() & 0o7777, 0o700);
+            std::fs::set_permissions(&dir, Permissions::from_mode(0o755)).unwrap();
+        }
     }
 
     #[test]

@@ -15,6 +15,7 @@
 //! | module | what it knows |
 //! |---|---|
 //! | [`Router`], [`BoundRouter`], [`RouterHandle`] | building, binding, serving, ending |
+//! | [`Succession`] | taking the place of a router that serves |
 //! | [`front`] | HTTP as clients speak it: typed requests and answers |
 //! | [`auth`] | built-in authenticators |
 //! | [`broker`] | the connect machine, pure |
@@ -36,6 +37,7 @@ mod connections;
 mod conversation;
 mod counters;
 mod error;
+mod farewell;
 pub mod forward;
 pub mod front;
 mod gate;
@@ -48,6 +50,7 @@ mod place;
 pub mod progress;
 mod proxied;
 mod random;
+mod ready;
 mod router;
 mod server;
 mod session;
@@ -56,6 +59,7 @@ mod shared;
 mod stop;
 mod strangers;
 mod stream;
+mod succession;
 mod takeover;
 mod tls;
 mod upkeep;
@@ -64,6 +68,8 @@ mod workers;
 pub use error::{Error, Result};
 pub use listen::listen;
 pub use metrics::Snapshot;
+pub use ready::ReadyRouter;
 pub use router::{Router, RouterBuilder};
 pub use server::{BoundRouter, RouterHandle};
+pub use succession::Succession;
 pub use tls::Fingerprint;

@@ -1,9 +1,11 @@
 //! Where the router listens: the addresses of the configuration, or sockets that were opened for it.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener as OpenSocket};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::task::{Context, Poll};
 
 use qvd_core::config::Config;
@@ -35,6 +37,12 @@ pub(crate) struct Wanted {
 impl Wanted {
     pub(crate) fn exactly(address: SocketAddr) -> Self {
         Self { address, dispensable: false }
+    }
+}
+
+impl fmt::Display for Wanted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.address.fmt(f)
     }
 }
 
@@ -141,6 +149,11 @@ impl Listeners {
 
     pub(crate) fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
+    }
+
+    /// The same sockets once more, for somebody else to accept from.
+    pub(crate) fn shared(&self) -> io::Result<Vec<OwnedFd>> {
+        self.sockets.iter().map(|socket| socket.as_fd().try_clone_to_owned()).collect()
     }
 
     /// The next connection of any of them.

@@ -16,9 +16,10 @@ use crate::certificate;
 use crate::counters::counters;
 use crate::error::{Error, Result};
 use crate::instance::{self, Instance};
-use crate::listen::{self, Listeners, Wanted};
+use crate::listen::{self, Wanted};
 use crate::proxied::Balancers;
-use crate::server::{Bound, BoundRouter};
+use crate::ready::{Place, Ready, ReadyRouter};
+use crate::server::BoundRouter;
 use crate::shared::{Parts, Shared};
 use crate::tls;
 use crate::workers::Workers;
@@ -48,13 +49,6 @@ pub struct Router {
     workers: Vec<Handle>,
     failed_login_delay: Duration,
     stop_notice: Duration,
-}
-
-/// Where a router will listen.
-#[derive(Debug)]
-enum Place {
-    At(Vec<Wanted>),
-    Open(Vec<TcpListener>),
 }
 
 /// Collects what a [`Router`] needs.
@@ -108,23 +102,36 @@ impl Router {
         }
     }
 
+    /// Makes the directory of [`run_dir`](Self::run_dir), for this account alone.
+    ///
+    /// # Errors
+    ///
+    /// What the file system had to say.
+    pub fn make_run_dir(config: &Config) -> std::io::Result<()> {
+        instance::make_dir(&Self::run_dir(config))
+    }
+
     /// Loads or makes the certificate and listens.
     ///
     /// # Errors
     ///
-    /// [`Error::Bind`] when an address cannot be listened on; before that, what the database, the certificate or
-    /// the lock file had to say.
+    /// [`Error::Bind`] when an address cannot be listened on; before that, what [`ready`](Self::ready) had to say.
     pub async fn bind(self) -> Result<BoundRouter> {
+        self.ready().await?.bind()
+    }
+
+    /// Loads or makes the certificate, and all else that a router needs but the sockets.
+    ///
+    /// # Errors
+    ///
+    /// What the database, the certificate or the lock file had to say.
+    pub async fn ready(self) -> Result<ReadyRouter> {
         let tls = if self.config.flag("l7r.use_ssl") {
             Some(Arc::new(certificate::load_or_make(&self.db, &self.node, &self.config).await?))
         } else {
             None
         };
         let instance = Instance::begin(&self.config.path("path.run"))?;
-        let listeners = Listeners::new(match self.place {
-            Place::At(wanted) => listen::open(&wanted)?,
-            Place::Open(sockets) => sockets,
-        })?;
         let (counters, queue) = counters();
         let shared = Arc::new(Shared::new(Parts {
             db: self.db,
@@ -140,8 +147,8 @@ impl Router {
         // Health checks have an answer from the first one on; a failure shows in it.
         let _ = shared.node.load(&shared.db).await;
         let (balancers, workers) = (self.balancers, Workers::new(self.workers));
-        let stop_notice = self.stop_notice;
-        Ok(Bound { shared, tls, listeners, balancers, workers, queue, stop_notice }.into())
+        let (stop_notice, place) = (self.stop_notice, self.place);
+        Ok(Ready { shared, tls, balancers, workers, queue, stop_notice, place }.into())
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -15,7 +16,8 @@ use crate::abuse::Abuse;
 use crate::arrival::{Arrival, Entrance};
 use crate::connections::Connections;
 use crate::counters::CounterQueue;
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::farewell::Leaving;
 use crate::gate::{Gate, Room};
 use crate::listen::Listeners;
 use crate::metrics::{Metrics, Snapshot};
@@ -23,6 +25,7 @@ use crate::proxied::Balancers;
 use crate::sessions::Sessions;
 use crate::shared::Shared;
 use crate::strangers::Strangers;
+use crate::succession::{Ending, Office, Succession};
 use crate::tls::{Fingerprint, Tls};
 use crate::upkeep;
 use crate::workers::Workers;
@@ -41,6 +44,7 @@ pub(crate) struct Bound {
     pub(crate) workers: Workers,
     pub(crate) queue: CounterQueue,
     pub(crate) stop_notice: Duration,
+    pub(crate) office: Office,
 }
 
 impl From<Bound> for BoundRouter {
@@ -95,41 +99,99 @@ impl BoundRouter {
         RouterHandle { metrics: self.0.shared.metrics.clone(), sessions: self.0.shared.sessions.clone() }
     }
 
+    /// Lets another router take the sockets over, as soon as this one serves and as long as it does.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Succession`] when the place cannot be made; the router can serve all the same.
+    pub fn offer(&mut self, succession: &Succession) -> Result<()> {
+        let sockets = self.0.listeners.shared().map_err(|source| Error::Accept { source })?;
+        self.0.office.offer(succession, sockets)
+    }
+
+    /// What to do once this router serves and no other one does any more, before anybody can see the other's end: what
+    /// a service is known by, its pid file for one, changes hands here.
+    pub fn once_established(&mut self, what: impl FnOnce() + Send + 'static) {
+        self.0.office.once_established(Box::new(what));
+    }
+
     /// Serves until `shutdown` is done, then ends in order: health checks are told, idle connections closed, the
     /// port is given up, and desktops live on until their users leave, `l7r.drain.timeout` passes or
     /// [`RouterHandle::end_sessions`] is called.
     ///
+    /// When another router takes over, this one lets go of the sockets at once, serves the connections that it has to
+    /// their end, and ends with the last one, within the same limits.
+    ///
     /// # Errors
     ///
-    /// None at present: what goes wrong in one connection ends there.
+    /// [`Error::Succession`] when the router that was to be succeeded goes on; this one has left it the place then. What
+    /// goes wrong in one connection ends there.
     ///
     /// # Cancellation
     ///
     /// Dropping it ends every connection at once; the rows of their sessions are cleared by the next router of
     /// this node.
     pub async fn serve(self, shutdown: impl Future<Output = ()> + Send) -> Result<()> {
-        let Bound { shared, tls, listeners, balancers, workers, queue, stop_notice } = self.0;
+        let Bound { shared, tls, listeners, balancers, workers, queue, stop_notice, mut office } = self.0;
         let mut background = JoinSet::new();
         background.spawn(queue.write(shared.db.clone()));
         background.spawn(upkeep::run(shared.clone(), tls.clone()));
         let mut door = Door::new(shared.clone(), tls, listeners, balancers, workers);
-        tracing::info!(node = shared.node.name(), instance = %shared.instance.id(), "router serves");
+        let mut shutdown = pin!(shutdown);
 
-        tokio::select! {
-            () = door.accept() => {}
-            () = shutdown => {}
-        }
-        tracing::info!(sessions = shared.sessions.count(), "router is stopping");
-        shared.stopping.store(true, Ordering::Relaxed);
-        door.leave();
-        let _ = tokio::time::timeout(stop_notice, door.accept()).await;
-        door.drain().await;
+        let serves =
+            || tracing::info!(node = shared.node.name(), instance = %shared.instance.id(), "router serves");
+        // In this order: whoever is told that this router accepts finds that it does.
+        let ending = tokio::select! {
+            biased;
+            () = door.accept() => None,
+            ending = office.hold(serves) => Some(ending),
+            () = &mut shutdown => None,
+        };
+        drop(office);
+        let sessions = shared.sessions.count();
+        let (successor, result) = match ending {
+            None => {
+                tracing::info!(sessions, "router is stopping");
+                tell(&shared, &door.leaving, Leaving::ForGood);
+                let _ = tokio::time::timeout(stop_notice, door.accept()).await;
+                door.close().drain().await;
+                (None, Ok(()))
+            }
+            Some(ending) => {
+                tell(&shared, &door.leaving, Leaving::Succeeded);
+                let rest = door.close();
+                let (successor, result) = match ending {
+                    Ending::Succeeded(successor) => {
+                        tracing::info!(sessions, "router was succeeded and ends with its last connection");
+                        successor.let_go().await;
+                        (Some(successor), Ok(()))
+                    }
+                    Ending::NotEstablished(error) => (None, Err(error)),
+                };
+                let leaving = rest.leaving.clone();
+                let told = async {
+                    shutdown.await;
+                    tracing::info!(sessions = shared.sessions.count(), "router is stopping");
+                    tell(&shared, &leaving, Leaving::ForGood);
+                    std::future::pending::<()>().await
+                };
+                tokio::select! {
+                    () = rest.drain() => {}
+                    () = told => {}
+                }
+                (successor, result)
+            }
+        };
 
         upkeep::give_back_owed(&shared).await;
         let _ = tokio::time::timeout(LAST_WRITES, shared.counters.written()).await;
         background.shutdown().await;
+        if let Some(successor) = successor {
+            successor.settled().await;
+        }
         tracing::info!("router stopped");
-        Ok(())
+        result
     }
 }
 
@@ -144,7 +206,14 @@ struct Door {
     strangers: Arc<Strangers>,
     /// Others wait, and that has been told.
     full: bool,
-    leaving: watch::Sender<bool>,
+    leaving: watch::Sender<Leaving>,
+    connections: Connections,
+}
+
+/// The connections of a router that has given up its port.
+struct Rest {
+    shared: Arc<Shared>,
+    leaving: watch::Sender<Leaving>,
     connections: Connections,
 }
 
@@ -167,7 +236,7 @@ impl Door {
             gate: Arc::default(),
             room: Arc::new(Semaphore::new(most)),
             full: false,
-            leaving: watch::channel(false).0,
+            leaving: watch::channel(Leaving::No).0,
             connections: Connections::new(workers),
         }
     }
@@ -233,15 +302,17 @@ impl Door {
         self.connections.begin(arrival, room);
     }
 
-    /// Tells idle connections to go.
-    fn leave(&self) {
-        self.leaving.send_replace(true);
+    /// Gives up the port.
+    fn close(self) -> Rest {
+        let Self { shared, leaving, connections, .. } = self;
+        Rest { shared, leaving, connections }
     }
+}
 
-    /// Gives up the port and waits for the connections that are left, as long as the configuration allows.
+impl Rest {
+    /// Waits for the connections that are left, as long as the configuration allows.
     async fn drain(self) {
-        let Self { shared, listeners, mut connections, .. } = self;
-        drop(listeners);
+        let Self { shared, leaving: _, mut connections } = self;
         let config = shared.config();
         let limit = config.has("l7r.drain.timeout").then(|| config.seconds("l7r.drain.timeout"));
         let time_is_over = async {
@@ -284,6 +355,14 @@ fn most_strangers(config: &Config) -> usize {
         0 => limit("l7r.limit.connections").div_ceil(2),
         most => most,
     }
+}
+
+/// Tells connections how far the router is on its way out.
+fn tell(shared: &Shared, leaving: &watch::Sender<Leaving>, how: Leaving) {
+    if how == Leaving::ForGood {
+        shared.stopping.store(true, Ordering::Relaxed);
+    }
+    leaving.send_replace(how);
 }
 
 /// Before accepting is tried again after a failure.

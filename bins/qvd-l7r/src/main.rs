@@ -1,10 +1,13 @@
-//! The router of a node: `qvd-l7r [-f FILE] [--set KEY=VALUE]… [-X] [--check-config]`.
+//! The router of a node: `qvd-l7r [-f FILE] [--set KEY=VALUE]… [-X] [--succeed] [--check-config]`.
 //!
 //! The first SIGTERM or SIGINT ends it in order: the port is given up, desktops live on until their users leave
 //! or `l7r.drain.timeout` passes. The second ends them too.
 //!
 //! Started by root it listens, then becomes the account of `l7r.as_user`, and only then opens what it works with.
 //! Sockets that a service manager opened (`LISTEN_FDS`) are used instead of `l7r.address` and `l7r.port`.
+//!
+//! With `--succeed` it takes the listening sockets of the router that serves, when it has built all else. As root it only
+//! looks whether there is one, because it could not listen on a port of the system's later; it asks as the account.
 
 #![forbid(unsafe_code)]
 
@@ -13,6 +16,7 @@ mod process;
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use clap::{CommandFactory as _, Parser};
@@ -24,7 +28,7 @@ use qvd_core::ErrorKind;
 use qvd_core::config::Config;
 use qvd_core::error::chain;
 use qvd_db::Db;
-use qvd_l7r::{BoundRouter, Router};
+use qvd_l7r::{BoundRouter, ReadyRouter, Router, RouterBuilder, Succession};
 
 use self::process::Account;
 
@@ -43,6 +47,15 @@ struct Args {
     /// Log to standard error.
     #[arg(short = 'X', long = "foreground")]
     foreground: bool,
+
+    /// Take over from the router that runs with the same configuration.
+    ///
+    /// For upgrades: no connection is refused and no desktop is dropped. This process asks the running one for its
+    /// listening sockets once it is ready to serve; the other one then stops accepting and ends with its last
+    /// connection. When this process fails, the other one goes on. Without a running router this is a usual start, so
+    /// that a service may always be started this way. Not for sockets of a service manager, which keeps them itself.
+    #[arg(long)]
+    succeed: bool,
 
     /// Check the configuration files and end.
     #[arg(long)]
@@ -78,14 +91,19 @@ fn run(args: &Args) -> Result<(), Failure> {
         return Account::wanted(&config).map(drop);
     }
     let sockets = process::given_sockets()?;
+    if args.succeed && !sockets.is_empty() {
+        let text = "the service manager gives the sockets (LISTEN_FDS), so that there are none to take over; remove \
+                    '--succeed'";
+        return Err(Failure::new(ErrorKind::Invalid, text));
+    }
     process::apply_umask(&config);
     init_tracing(&config, if args.foreground { LogTo::Stderr } else { LogTo::Configured }, &env);
     let runtime = tokio::runtime::Runtime::new()
         .map_err(|e| Failure::new(ErrorKind::Internal, "cannot start the runtime").because(e))?;
-    runtime.block_on(route(config, sockets))
+    runtime.block_on(route(config, args.succeed, sockets))
 }
 
-async fn route(files: Config, mut sockets: Vec<TcpListener>) -> Result<(), Failure> {
+async fn route(files: Config, succeed: bool, mut sockets: Vec<TcpListener>) -> Result<(), Failure> {
     let mut signals = Signals::new()
         .map_err(|e| Failure::new(ErrorKind::Internal, "cannot listen to signals").because(e))?;
     let (mut db, config) = tokio::select! {
@@ -95,29 +113,53 @@ async fn route(files: Config, mut sockets: Vec<TcpListener>) -> Result<(), Failu
     let account = Account::wanted(&config)?;
     process::apply_umask(&config);
     process::make_room(&config);
-    if sockets.is_empty() {
-        sockets = qvd_l7r::listen(&config).map_err(unstarted)?;
+    // A service manager keeps its sockets, and gives them to the next one itself.
+    let succession = match sockets.is_empty() {
+        true => Some(Succession::of(&config).map_err(unstarted)?),
+        false => None,
+    };
+    let predecessor = match &succession {
+        Some(succession) if succeed && succession.is_held().map_err(unstarted)? => Some(succession),
+        Some(_) | None => None,
+    };
+    if sockets.is_empty() && predecessor.is_none() {
+        sockets = qvd_l7r::listen(&config).map_err(unheard)?;
     }
-    let run_dir = Router::run_dir(&config);
-    match &account {
-        Some(account) => account.own(&run_dir)?,
-        // The pid file comes before the router, which would make it.
-        None => drop(std::fs::create_dir_all(&run_dir)),
-    }
-    let _pid_file = PidFile::write(&config.path("l7r.pid_file"), "l7r.pid_file");
+    Router::make_run_dir(&config).map_err(|e| {
+        let text = format!("cannot make '{}' (path.run)", Router::run_dir(&config).display());
+        Failure::new(ErrorKind::Unavailable, text).because(e)
+    })?;
+    let pid_place = PidFile::prepare(&config.path("l7r.pid_file"), "l7r.pid_file");
     if let Some(account) = &account {
+        account.own(&Router::run_dir(&config))?;
         account.become_it()?;
         // Opened anew: what the account may not do shows now, and not at the first lost connection.
         db = open_db(&files).await.map_err(|failure| account.blame(failure))?;
     }
     process::warn_of_root();
     let threads = SessionThreads::start(&config)?;
-    let router = bind(db, config, sockets, &threads).await?;
+    let node = config.text("nodename");
+    let builder = Router::builder(db, node).config(config).workers(threads.runtimes());
+    let mut router = match predecessor {
+        Some(predecessor) => ready(builder).await?.succeed(predecessor).await.map_err(unstarted)?,
+        None => ready(builder.listeners(sockets)).await?.bind().map_err(unstarted)?,
+    };
+    if let Some(succession) = &succession
+        && let Err(error) = router.offer(succession)
+    {
+        tracing::warn!("the next router cannot take over from this one: {}", chain(&error));
+    }
+    let pid_file = Arc::new(OnceLock::new());
+    let pid_slot = pid_file.clone();
+    // The one before keeps its own until then.
+    router.once_established(move || drop(pid_slot.set(pid_place.write())));
     let fingerprint = router.fingerprint().map(|f| f.to_string()).unwrap_or_else(|| "no TLS".to_owned());
     for address in router.local_addrs() {
         tracing::info!(%address, fingerprint, "listening");
     }
-    serve(router, signals).await
+    let served = serve(router, signals).await;
+    drop(pid_file);
+    served
 }
 
 /// A node may come up before its database does.
@@ -138,20 +180,23 @@ async fn database(config: &Config) -> Result<(Db, Config), Failure> {
     }
 }
 
-async fn bind(
-    db: Db,
-    config: Config,
-    sockets: Vec<TcpListener>,
-    threads: &SessionThreads,
-) -> Result<BoundRouter, Failure> {
-    let node = config.text("nodename");
-    let router = Router::builder(db, node).config(config).listeners(sockets).workers(threads.runtimes());
-    let router = router.build().map_err(unstarted)?;
-    router.bind().await.map_err(unstarted)
+async fn ready(builder: RouterBuilder) -> Result<ReadyRouter, Failure> {
+    builder.build().map_err(unstarted)?.ready().await.map_err(unstarted)
 }
 
 fn unstarted(error: qvd_l7r::Error) -> Failure {
     Failure::new(error.kind(), "cannot start the router").because(error)
+}
+
+/// A port that is taken is most often taken by the router that is to be replaced.
+fn unheard(error: qvd_l7r::Error) -> Failure {
+    match error.kind() {
+        ErrorKind::Conflict => {
+            let text = "cannot start the router; 'qvd-l7r --succeed' takes over from one that runs";
+            Failure::new(ErrorKind::Conflict, text).because(error)
+        }
+        _ => unstarted(error),
+    }
 }
 
 async fn serve(router: BoundRouter, mut signals: Signals) -> Result<(), Failure> {

@@ -1,14 +1,16 @@
 //! What the process itself is: its account, its umask, its room for connections, the sockets that it was given.
 
 use std::ffi::CString;
-use std::fs;
+use std::fs::{File, Permissions};
 use std::net::TcpListener;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _, fchown};
 use std::path::Path;
 
 use listenfd::ListenFd;
+use nix::fcntl::OFlag;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::stat::{Mode, umask};
-use nix::unistd::{Gid, Uid, User, chown, geteuid, initgroups, setgid, setuid};
+use nix::unistd::{Gid, Uid, User, geteuid, initgroups, setgid, setuid};
 use qvd_bin_common::Failure;
 use qvd_core::ErrorKind;
 use qvd_core::config::{Config, Source};
@@ -62,12 +64,15 @@ impl Account {
         }
     }
 
-    /// Makes a directory that the account can write to.
+    /// Gives the account a directory that is there, for itself alone.
     pub(crate) fn own(&self, dir: &Path) -> Result<(), Failure> {
-        let made = fs::create_dir_all(dir)
-            .and_then(|()| chown(dir, Some(self.uid), Some(self.gid)).map_err(std::io::Error::from));
-        made.map_err(|e| {
-            let text = format!("cannot make '{}' for '{}' ({KEY})", dir.display(), self.name);
+        let flags = (OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW).bits();
+        let owned = File::options().read(true).custom_flags(flags).open(dir).and_then(|dir| {
+            fchown(&dir, Some(self.uid.as_raw()), Some(self.gid.as_raw()))?;
+            dir.set_permissions(Permissions::from_mode(0o700))
+        });
+        owned.map_err(|e| {
+            let text = format!("cannot give '{}' to '{}' ({KEY})", dir.display(), self.name);
             Failure::new(ErrorKind::Unavailable, text).because(e)
         })
     }

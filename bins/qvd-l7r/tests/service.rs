@@ -1,4 +1,4 @@
-//! The program as a service: its sockets, its account, its pid file, its umask.
+//! The program as a service: its sockets, its account, its pid file, its umask, its successor.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -73,12 +73,43 @@ impl Service {
         line.split_whitespace().collect::<Vec<_>>().join(" ")
     }
 
+    /// Starts another one with the same configuration; what was started before is handed back.
+    fn succeed(&mut self) -> (Predecessor, String) {
+        let before = Predecessor { child: self.child.take().unwrap(), said: self.said.take().unwrap() };
+        let mut command = self.command(&[]);
+        command.arg("--succeed");
+        let said = self.start(command);
+        (before, said)
+    }
+
     fn stop(&mut self) {
         kill(Pid::from_raw(self.pid()), Signal::SIGTERM).unwrap();
+        self.ended();
+    }
+
+    /// Waits for its end, which must be a good one.
+    fn ended(&mut self) {
         let mut rest = String::new();
         self.said.take().unwrap().read_to_string(&mut rest).unwrap();
         let ended = self.child.take().unwrap().wait().unwrap();
         assert!(ended.success(), "{ended}: {rest}");
+    }
+}
+
+/// The process that served before.
+struct Predecessor {
+    child: Child,
+    said: BufReader<ChildStderr>,
+}
+
+impl Predecessor {
+    /// Waits for its end, which must be a good one; answers what it said.
+    fn ended(mut self) -> String {
+        let mut rest = String::new();
+        self.said.read_to_string(&mut rest).unwrap();
+        let ended = self.child.wait().unwrap();
+        assert!(ended.success(), "{ended}: {rest}");
+        rest
     }
 }
 
@@ -184,6 +215,130 @@ fn root_listens_and_becomes_the_account() {
     service.stop();
     let left = fs::read_to_string(service.path("run/qvd-l7r.pid")).unwrap_or_default();
     assert_eq!(left, "", "it names nobody any more");
+}
+
+#[test]
+fn a_successor_takes_sockets_and_pid_file_and_the_one_before_ends_by_itself() {
+    let port = free_port();
+    let settings = format!("l7r.address = *\nl7r.port = {port}\nl7r.pid_file = ${{path.run}}/mine.pid\n");
+    let mut service = Service::new(&settings);
+    // Without anybody to succeed this is a usual start.
+    let mut command = service.command(&[]);
+    command.arg("--succeed");
+    service.start(command);
+    let address = SocketAddr::new("127.0.0.1".parse().unwrap(), port);
+    for _ in 0..2 {
+        let before = service.pid();
+        let (predecessor, said) = service.succeed();
+        assert!(said.contains("took the place of the router that served before"), "{said}");
+        assert!(answers(address), "{said}");
+        let rest = predecessor.ended();
+        assert!(rest.contains("router was succeeded") && rest.contains("router stopped"), "{rest}");
+        assert_ne!(before, service.pid());
+        let named = fs::read_to_string(service.path("run/mine.pid")).unwrap();
+        assert_eq!(named, format!("{}\n", service.pid()));
+    }
+    assert!(answers(address));
+    service.stop();
+    assert!(!service.path("run/mine.pid").exists());
+    let left: Vec<_> =
+        fs::read_dir(service.path("run/l7r")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert!(left.is_empty(), "{left:?}");
+    assert!(TcpStream::connect(address).is_err());
+}
+
+#[test]
+fn a_second_router_is_told_how_it_could_take_over_and_harms_nobody() {
+    let port = free_port();
+    let mut service = Service::new(&format!("l7r.address = 127.0.0.1\nl7r.port = {port}\n"));
+    service.start(service.command(&[]));
+    let pid_file = fs::read_to_string(service.path("run/qvd-l7r.pid")).unwrap();
+    let refused = service.command(&[]).output().unwrap();
+    let text = String::from_utf8_lossy(&refused.stderr);
+    assert!(!refused.status.success() && text.contains("'qvd-l7r --succeed' takes over"), "{text}");
+    // One that cannot serve does not get as far as the sockets.
+    let mut broken = service.command(&[]);
+    broken.args(["--succeed", "--set", "l7r.auth.plugins=default,kerberos"]);
+    let refused = broken.output().unwrap();
+    let text = String::from_utf8_lossy(&refused.stderr);
+    assert!(!refused.status.success() && text.contains("kerberos"), "{text}");
+    assert!(answers(SocketAddr::new("127.0.0.1".parse().unwrap(), port)));
+    assert_eq!(fs::read_to_string(service.path("run/qvd-l7r.pid")).unwrap(), pid_file);
+    service.stop();
+}
+
+#[test]
+fn sockets_of_the_service_manager_are_not_taken_over() {
+    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    fcntl(&socket, FcntlArg::F_SETFD(FdFlag::empty())).unwrap();
+    let service = Service::new("");
+    let script = format!(r#"LISTEN_PID=$$ LISTEN_FDS=1 exec "$@" --succeed 3<&{}"#, socket.as_raw_fd());
+    let refused = service.command(&["sh", "-c", &script, "sh"]).output().unwrap();
+    let text = String::from_utf8_lossy(&refused.stderr);
+    assert!(!refused.status.success() && text.contains("remove '--succeed'"), "{text}");
+}
+
+#[test]
+fn a_successor_that_root_starts_becomes_the_account_before_it_asks() {
+    if !geteuid().is_root() {
+        eprintln!("skipped: only root can become somebody else");
+        assert!(std::env::var_os("QVD_TEST_REQUIRE").is_none());
+        return;
+    }
+    let account = User::from_name("daemon").unwrap().expect("Debian has it");
+    let port = free_port();
+    let mut service =
+        Service::new(&format!("l7r.address = 127.0.0.1\nl7r.port = {port}\nl7r.as_user = daemon\n"));
+    open_to_all(service.dir.path());
+    // Root makes the database's file.
+    assert!(!service.command(&[]).status().unwrap().success());
+    give(&service.path("db"), &account);
+    service.start(service.command(&[]));
+    let address = SocketAddr::new("127.0.0.1".parse().unwrap(), port);
+    for _ in 0..2 {
+        let (predecessor, said) = service.succeed();
+        let uid = account.uid.as_raw();
+        assert_eq!(service.status("Uid:"), format!("{uid} {uid} {uid} {uid}"), "{said}");
+        assert!(answers(address), "{said}");
+        predecessor.ended();
+        let named = fs::read_to_string(service.path("run/qvd-l7r.pid")).unwrap();
+        assert_eq!(named, format!("{}\n", service.pid()), "written where the account may not make files");
+    }
+    service.stop();
+}
+
+#[test]
+fn another_account_gets_no_sockets_even_where_it_reaches_the_place() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    if !geteuid().is_root() {
+        eprintln!("skipped: only root can try as somebody else");
+        assert!(std::env::var_os("QVD_TEST_REQUIRE").is_none());
+        return;
+    }
+    let port = free_port();
+    let mut service = Service::new(&format!("l7r.address = 127.0.0.1\nl7r.port = {port}\n"));
+    service.start(service.command(&[]));
+    let dir = service.path("run/l7r");
+    let mut names = fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().path());
+    let place = names.find(|path| path.extension().is_some_and(|e| e == "sock")).unwrap();
+    // As the router makes them neither is reached; what is reached still asks who it is.
+    open_to_all(service.dir.path());
+    open_to_all(&dir);
+    fs::set_permissions(&place, fs::Permissions::from_mode(0o666)).unwrap();
+    let ask = |account: &str| {
+        let script = "use IO::Socket::UNIX; my $s = IO::Socket::UNIX->new(Peer => $ARGV[0]) or die \"$!\"; \
+                      $s->print(\"qvd-l7r succession 1\\n\"); $s->flush; print <$s> // 'nothing'";
+        let mut command = Command::new("setpriv");
+        command.args([&format!("--reuid={account}"), "--clear-groups", "perl", "-e", script]).arg(&place);
+        let asked = command.output().unwrap();
+        assert!(asked.status.success(), "{asked:?}");
+        String::from_utf8_lossy(&asked.stdout).into_owned()
+    };
+    assert_eq!(ask("daemon"), "nothing");
+    assert_eq!(ask("root"), "sockets\n");
+    assert!(answers(SocketAddr::new("127.0.0.1".parse().unwrap(), port)));
+    service.stop();
 }
 
 /// Gives a directory and what is in it away.

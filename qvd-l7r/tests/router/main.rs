@@ -19,6 +19,7 @@ mod login;
 mod newer_schema;
 mod proof;
 mod stop;
+mod succession;
 mod takeover;
 mod tokens;
 mod totp;

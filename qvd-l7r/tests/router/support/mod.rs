@@ -15,7 +15,7 @@ pub(crate) use desktop::{Answer, Desktop};
 pub(crate) use log::logged;
 pub(crate) use slapd::{ADMINISTRATOR_PASSWORD, DIRECTORY_PASSWORD, Slapd};
 pub(crate) use worker::Worker;
-pub(crate) use world::{Options, PASSWORD, World, machine, publish_driver, running_host, user};
+pub(crate) use world::{Options, PASSWORD, World, machine, publish_driver, running_host, serve, user};
 
 /// Nothing that a test waits for takes this long.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);

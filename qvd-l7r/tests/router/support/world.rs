@@ -11,7 +11,7 @@ use qvd_core::state::{HostState, UserState, VmState};
 use qvd_core::units::Mebibytes;
 use qvd_core::{HostId, OsfId, RunId, TenantId, UserId, VmId};
 use qvd_db::{Backend, Claimant, Db, Guard, HostCounts, NewHost, NewOsf, NewVm, SslMaterial, TakeOver};
-use qvd_l7r::{Fingerprint, Router, RouterHandle};
+use qvd_l7r::{BoundRouter, Fingerprint, Router, RouterBuilder, RouterHandle, Succession};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -34,6 +34,8 @@ pub(crate) struct Options {
     pub(crate) chain: Option<Chain>,
     /// Certificates that are stored before the router starts.
     pub(crate) ssl: Option<SslMaterial>,
+    /// Another router can take over from it.
+    pub(crate) offers: bool,
     /// The delay behind a first failed login, instead of next to none.
     pub(crate) failed_login_delay: Option<Duration>,
     /// Who carries desktops, instead of a thread of the world's own; none means the router's own runtime.
@@ -94,7 +96,16 @@ impl World {
         let delay = options.failed_login_delay.unwrap_or(NEXT_TO_NONE);
         let worker = Worker::running();
         let workers = options.workers.unwrap_or_else(|| vec![worker.handle()]);
-        let router = start(&db, name, &config, options.chain, delay, workers).await;
+        let builder = builder(&db, name, &config, options.chain, delay, workers);
+        let mut bound = builder.build().unwrap().bind().await.unwrap();
+        if options.offers {
+            bound.offer(&Succession::of(&config).unwrap()).unwrap();
+        }
+        let router = serve(bound);
+        if options.offers {
+            let succession = Succession::of(&config).unwrap();
+            eventually("the router's place", async || succession.is_held().unwrap()).await;
+        }
         Self {
             db,
             host,
@@ -120,7 +131,24 @@ impl World {
 
     /// The same over a database handle of its own.
     pub(crate) async fn router_over(&self, db: &Db) -> Serving {
-        start(db, "node1", &self.config, None, NEXT_TO_NONE, vec![self.worker.handle()]).await
+        serve(self.builder(db).build().unwrap().bind().await.unwrap())
+    }
+
+    /// A router that has the sockets of the one that serves, and can hand them on; it does not serve yet.
+    pub(crate) async fn heir(&self) -> qvd_l7r::Result<BoundRouter> {
+        let succession = Succession::of(&self.config)?;
+        let mut bound = self.builder(&self.db).build()?.ready().await?.succeed(&succession).await?;
+        bound.offer(&succession)?;
+        Ok(bound)
+    }
+
+    fn builder(&self, db: &Db) -> RouterBuilder {
+        builder(db, "node1", &self.config, None, NEXT_TO_NONE, vec![self.worker.handle()])
+    }
+
+    /// Where routers keep what tells that they live.
+    pub(crate) fn run_dir(&self) -> PathBuf {
+        Router::run_dir(&self.config)
     }
 
     pub(crate) async fn client(&self) -> Client {
@@ -232,9 +260,9 @@ impl World {
 pub(crate) struct Serving {
     pub(crate) address: SocketAddr,
     pub(crate) fingerprint: Option<Fingerprint>,
-    handle: RouterHandle,
+    pub(crate) handle: RouterHandle,
     stop: oneshot::Sender<()>,
-    serving: JoinHandle<qvd_l7r::Result<()>>,
+    pub(crate) serving: JoinHandle<qvd_l7r::Result<()>>,
 }
 
 fn connect_to(vm: VmId, more: &str) -> String {
@@ -301,24 +329,27 @@ fn config(dir: &tempfile::TempDir, options: &Options) -> Config {
 
 const NEXT_TO_NONE: Duration = Duration::from_millis(5);
 
-async fn start(
+fn builder(
     db: &Db,
     name: &str,
     config: &Config,
     chain: Option<Chain>,
     delay: Duration,
     workers: Vec<Handle>,
-) -> Serving {
-    let mut builder = Router::builder(db.clone(), name)
+) -> RouterBuilder {
+    let builder = Router::builder(db.clone(), name)
         .config(config.clone())
         .listen(([127, 0, 0, 1], 0).into())
         .workers(workers)
         .failed_login_delay(delay)
         .stop_notice(Duration::from_millis(300));
-    if let Some(chain) = chain {
-        builder = builder.authenticators(chain);
+    match chain {
+        Some(chain) => builder.authenticators(chain),
+        None => builder,
     }
-    let router = builder.build().unwrap().bind().await.unwrap();
+}
+
+pub(crate) fn serve(router: BoundRouter) -> Serving {
     let (address, fingerprint, handle) = (router.local_addr(), router.fingerprint(), router.handle());
     let (stop, stopped) = oneshot::channel();
     let serving = tokio::spawn(router.serve(async move {
