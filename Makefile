@@ -17,7 +17,7 @@ DEMO_BINS := --bin qvd --bin qvd-vma --bin qvdclient --bin qa --bin qvd-demo
 SECONDS := 60
 
 .DEFAULT_GOAL := help
-.PHONY: help demo clean-demo test test-fast lint doc man conformance handover fuzz bench bench-desktop build
+.PHONY: help demo clean-demo test test-fast lint doc man conformance upgrade-test handover fuzz bench bench-desktop build
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -63,6 +63,11 @@ conformance: ## every row of the protocol's conformance table, against the progr
 	@.ci/setup test
 	@$(CARGO) build --quiet --workspace --bins
 	@"$(TARGET)/debug/qvd-conformance"
+
+upgrade-test: ## routers are succeeded while people work: nobody is dropped, nobody refused
+	@.ci/setup test
+	@$(CARGO) build --quiet --workspace --bins
+	@"$(TARGET)/debug/qvd-upgrade"
 
 handover: ## the full sweep of cut hand-overs; takes long
 	@.ci/setup test

@@ -21,6 +21,7 @@ pub mod scratch;
 pub mod screen;
 pub mod site;
 pub mod trace;
+pub mod upgrade;
 pub mod visitor;
 pub mod window;
 

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -18,6 +18,7 @@ use crate::process::{Process, program};
 pub struct Router {
     /// Where it listens.
     pub address: SocketAddr,
+    file: PathBuf,
     process: Mutex<Process>,
 }
 
@@ -33,22 +34,30 @@ impl Router {
         let file = dir.join(format!("node-{number}.conf"));
         fs::write(&file, format!("{config}l7r.address = {address}\n"))
             .with_context(|| format!("cannot write {}", file.display()))?;
-        let mut command = Command::new(program("qvd-l7r")?);
-        command
-            .arg("-f")
-            .arg(&file)
-            .arg("-X")
-            .env_remove("QVD_CONFIG")
-            .env_remove("QVD_SET")
-            .env_remove("QVD_LOG");
-        let process = Process::start("qvd-l7r", command, &dir.join(format!("qvd-l7r-{number}.log")))?;
-        let router = Self { address: (address, PORT).into(), process: Mutex::new(process) };
+        let process = started(&file, &[], dir, number)?;
+        let router = Self { address: (address, PORT).into(), file, process: Mutex::new(process) };
         eventually("the router's port", async || {
             ensure!(router.is_running(), "the router ended: {}", router.log());
             Ok(tokio::net::TcpStream::connect(router.address).await.ok())
         })
         .await?;
         Ok(router)
+    }
+
+    /// Starts another one with the same files that takes over from this one, and waits until it has.
+    ///
+    /// # Errors
+    ///
+    /// When it does not.
+    pub async fn successor(&self, dir: &Path, number: u16) -> Result<Self> {
+        let process = started(&self.file, &["--succeed"], dir, number)?;
+        let next = Self { address: self.address, file: self.file.clone(), process: Mutex::new(process) };
+        eventually("the next router", async || {
+            ensure!(next.is_running(), "it ended: {}", next.log());
+            Ok(next.log().contains("router serves").then_some(()))
+        })
+        .await?;
+        Ok(next)
     }
 
     /// Whether it still runs.
@@ -122,6 +131,13 @@ impl Drop for Router {
         // Asked to end it would wait for its sessions.
         let _ = self.signal(Signal::SIGKILL);
     }
+}
+
+fn started(file: &Path, more: &[&str], dir: &Path, number: u16) -> Result<Process> {
+    let mut command = Command::new(program("qvd-l7r")?);
+    command.arg("-f").arg(file).arg("-X").args(more);
+    command.env_remove("QVD_CONFIG").env_remove("QVD_SET").env_remove("QVD_LOG");
+    Process::start("qvd-l7r", command, &dir.join(format!("qvd-l7r-{number}.log")))
 }
 
 /// An address of the loopback network that no other router of this machine has.

@@ -128,7 +128,19 @@ impl Wire {
     ///
     /// As above.
     pub async fn connect_as(from: Ipv4Addr, to: SocketAddr, config: ClientConfig) -> Result<Self> {
-        let tcp = dial(from, to).await?;
+        Self::over(dial(from, to).await?, config).await
+    }
+
+    /// Shakes hands on a connection that there is, believing any certificate.
+    ///
+    /// # Errors
+    ///
+    /// As above.
+    pub async fn greet(tcp: TcpStream) -> Result<Self> {
+        Self::over(tcp, believing(None, &[])?).await
+    }
+
+    async fn over(tcp: TcpStream, config: ClientConfig) -> Result<Self> {
         let name = ServerName::try_from("localhost").context("a name")?;
         let tls = ClientConnection::new(Arc::new(config), name).context("no TLS client")?;
         let (raw, records) = (Vec::new(), VecDeque::new());
