@@ -9,9 +9,11 @@
 //! | [`vma_rpc`] | calls of the agent |
 //! | [`proxy`] | the PROXY header of balancers |
 //! | [`basic`] | Basic credentials and shared environment headers |
+//! | [`jwt`] | signed tokens of identity providers, read and not yet believed |
 
 pub mod basic;
 pub mod http1;
+pub mod jwt;
 pub mod proxy;
 pub mod query;
 pub mod upgrade;

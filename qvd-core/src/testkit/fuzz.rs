@@ -4,19 +4,20 @@
 //! (`fuzz/corpus`): what a fuzzer once found is looked at in every test run. A law that does not hold panics.
 
 use crate::proto::http1::{self, HeadError, Headers, Limits, RequestScan};
-use crate::proto::{basic, proxy, query, upgrade, vm_list};
+use crate::proto::{basic, jwt, proxy, query, upgrade, vm_list};
 
 /// What must hold of any bytes.
 pub type Law = fn(&[u8]);
 
 /// Every target with its function, by name.
-pub const TARGETS: [(&str, Law); 6] = [
+pub const TARGETS: [(&str, Law); 7] = [
     ("head", head),
     ("query", query),
     ("basic", basic),
     ("environment", environment),
     ("vm_list", vm_list),
     ("proxy", proxy),
+    ("jwt", jwt),
 ];
 
 /// Request and response heads: pieces are read as the whole, nothing is used that is not there, and what a refusal
@@ -128,4 +129,15 @@ pub fn proxy(bytes: &[u8]) {
         Ok(None) => assert!(bytes.len() < proxy::MAX_HEADER, "a header that never ends"),
         Err(_) => {}
     }
+}
+
+/// Signed tokens: what is read has the form, is bounded, is signed as a whole, and shows nothing of itself.
+pub fn jwt(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let Ok(read) = jwt::parse(text) else { return };
+    assert!(text.len() <= jwt::MAX_TOKEN && jwt::has_form(text) && text.is_ascii());
+    let signature = text.strip_prefix(read.signed).and_then(|rest| rest.strip_prefix('.'));
+    assert!(signature.is_some_and(|last| !last.contains('.') && last.len() > read.signature.len()));
+    assert_eq!(read.signed.matches('.').count(), 1);
+    assert!(!format!("{read:?}").contains('\n'), "one line in a log");
 }
