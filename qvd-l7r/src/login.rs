@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 use qvd_core::auth::{Attempt, Denial, Identity};
 use qvd_core::error::chain;
 use qvd_core::proto::basic::{Authorization, Credentials};
+use qvd_core::proto::jwt;
 use qvd_core::{HostId, TenantId, UserId};
 use qvd_db::HostCounter;
 use subtle::ConstantTimeEq;
@@ -79,6 +80,7 @@ impl Login {
             Authorization::Basic(credentials) => {
                 shared.chain.normalize(&credentials.login).unwrap_or_default()
             }
+            Authorization::Bearer(token) if jwt::has_form(token.expose()) => ANY_SIGNED_TOKEN.to_owned(),
             Authorization::Bearer(_) => ANY_TOKEN.to_owned(),
         };
         shared.metrics.auth_attempts_total.add(1);
@@ -187,8 +189,11 @@ fn lock(shared: &Shared) -> std::sync::MutexGuard<'_, crate::auth::Throttle> {
     shared.throttle.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// For whom wrong tokens of an address count: no login holds a NUL.
+/// For whom wrong short tokens of an address count: no login holds a NUL.
 const ANY_TOKEN: &str = "\0token";
+
+/// For whom wrong tokens of identity providers count; one that has just ended is no guess at a short one.
+const ANY_SIGNED_TOKEN: &str = "\0signed";
 
 /// All authenticators together may take this long.
 const LIMIT: Duration = Duration::from_secs(30);

@@ -3,12 +3,15 @@
 mod auto;
 mod bounded;
 mod default;
+mod keys;
 mod ldap;
+mod oidc;
 mod proofs;
 mod tester;
 mod throttle;
 mod tokens;
 mod totp;
+mod trust;
 
 use std::sync::Arc;
 
@@ -21,6 +24,7 @@ pub use auto::Auto;
 pub(crate) use bounded::Bounded;
 pub use default::Default;
 pub use ldap::Ldap;
+pub use oidc::Oidc;
 pub use tester::AuthTester;
 pub(crate) use throttle::Throttle;
 pub(crate) use tokens::{Tokens, Wish, issue};
@@ -33,7 +37,7 @@ use crate::error::{Error, Result};
 /// # Errors
 ///
 /// [`Error::Setting`] names the key: a name that is no authenticator of this router, a key of one that cannot be used,
-/// or a list in which nobody checks passwords. Nobody may log in under rules that were not understood.
+/// or a list in which nobody checks passwords or tokens. Nobody may log in under rules that were not understood.
 pub fn chain_from_config(db: &Db, config: &Config) -> Result<Chain> {
     let builder = Chain::builder().case_sensitive(config.flag("model.user.login.case-sensitive"));
     let plans = plans(config)?;
@@ -49,6 +53,7 @@ pub(crate) fn check(config: &Config) -> Result<()> {
 enum Plan {
     Default { salt: Secret<String> },
     Ldap(ldap::Settings),
+    Oidc(Box<oidc::Settings>),
     Auto(auto::Settings),
     Totp(totp::Settings),
     AuthTester,
@@ -60,6 +65,7 @@ impl Plan {
         match name.to_ascii_lowercase().as_str() {
             "default" => Ok(Self::Default { salt: config.secret("l7r.auth.plugin.default.salt") }),
             "ldap" => ldap::Settings::from_config(config).map(Self::Ldap),
+            "oidc" => oidc::Settings::from_config(config).map(Box::new).map(Self::Oidc),
             "auto" => auto::Settings::from_config(config).map(Self::Auto),
             "totp" => totp::Settings::from_config(config).map(Self::Totp),
             "authtester" => Ok(Self::AuthTester),
@@ -74,6 +80,7 @@ impl Plan {
         match self {
             Self::Default { salt } => Arc::new(Default::with_salt(db.clone(), salt)),
             Self::Ldap(settings) => Arc::new(Ldap::new(settings)),
+            Self::Oidc(settings) => Arc::new(Oidc::new(*settings)),
             Self::Auto(settings) => Arc::new(Auto::new(db.clone(), settings)),
             Self::Totp(settings) => Arc::new(Totp::new(db.clone(), settings)),
             Self::AuthTester => Arc::new(AuthTester),
@@ -81,9 +88,9 @@ impl Plan {
     }
 
     /// Auto and totp only add to what another one found.
-    fn looks_at_passwords(&self) -> bool {
+    fn lets_in(&self) -> bool {
         match self {
-            Self::Default { .. } | Self::Ldap(_) | Self::AuthTester => true,
+            Self::Default { .. } | Self::Ldap(_) | Self::Oidc(_) | Self::AuthTester => true,
             Self::Auto(_) | Self::Totp(_) => false,
         }
     }
@@ -92,8 +99,11 @@ impl Plan {
 fn plans(config: &Config) -> Result<Vec<Plan>> {
     let names = config.list(PLUGINS);
     let plans = names.iter().map(|name| Plan::named(name, config)).collect::<Result<Vec<_>>>()?;
-    if !plans.iter().any(Plan::looks_at_passwords) {
-        let problem = format!("'{}' names nobody who checks passwords; add default or ldap", names.join(","));
+    if !plans.iter().any(Plan::lets_in) {
+        let problem = format!(
+            "'{}' names nobody who checks passwords or tokens; add default or ldap, or oidc for tokens alone",
+            names.join(",")
+        );
         return Err(Error::Setting { key: PLUGINS, problem });
     }
     Ok(plans)
@@ -101,7 +111,7 @@ fn plans(config: &Config) -> Result<Vec<Plan>> {
 
 const PLUGINS: &str = "l7r.auth.plugins";
 
-const NAMES: &str = "default, ldap, auto, totp, authtester";
+const NAMES: &str = "default, ldap, oidc, auto, totp, authtester";
 
 #[cfg(test)]
 mod tests {
@@ -114,7 +124,13 @@ mod tests {
 
     #[test]
     fn names_are_known_in_any_case_and_all_that_are_listed_are() {
-        let keys = [("auth.ldap.host", "h"), ("auth.ldap.base", "dc=x"), ("auth.auto.osf_id", "1")];
+        let keys = [
+            ("auth.ldap.host", "h"),
+            ("auth.ldap.base", "dc=x"),
+            ("auth.oidc.issuer", "https://login.example.com"),
+            ("auth.oidc.client_id", "qvd"),
+            ("auth.auto.osf_id", "1"),
+        ];
         for names in [NAMES.to_owned(), NAMES.to_ascii_uppercase(), " Default , TOTP ".to_owned()] {
             checked(&[&[(PLUGINS, names.as_str())][..], &keys].concat()).unwrap();
         }

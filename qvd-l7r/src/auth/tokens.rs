@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use qvd_core::auth::{Attempt, AuthError, Authenticator, Identity, Login, Verdict};
+use qvd_core::proto::jwt;
 use qvd_core::{Secret, UserId, VmId};
 use qvd_db::{Db, NewToken};
 
@@ -39,6 +40,9 @@ impl Authenticator for Tokens {
     }
 
     async fn authenticate_token(&self, _: &Attempt, token: &Secret<String>) -> Result<Verdict, AuthError> {
+        if jwt::has_form(token.expose()) {
+            return Ok(Verdict::NotMine);
+        }
         let redeemed = self.db.user_tokens().redeem(token).await;
         let Some(redeemed) = redeemed.map_err(|e| AuthError::new(NAME, "look a token up", e))? else {
             return Ok(Verdict::NotMine);

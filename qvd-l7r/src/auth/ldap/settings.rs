@@ -1,17 +1,16 @@
 //! The keys `auth.ldap.*`, checked once, and what they make of a login.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use ldap3::{DerefAliases, Scope, dn_escape, ldap_escape};
 use qvd_core::Secret;
 use qvd_core::config::Config;
 use regex::Regex;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::{ClientConfig, RootCertStore};
+use rustls::ClientConfig;
 
-use crate::error::{Error, Result};
+use crate::auth::keys::{given, is_loopback, required, wrong};
+use crate::auth::trust;
+use crate::error::Result;
 
 /// Everything that an attempt needs to know of the directory.
 #[derive(Debug)]
@@ -42,7 +41,7 @@ impl Settings {
             ));
         }
         let tls = match server.is_tls || start_tls {
-            true => Some(tls(config)?),
+            true => Some(trust::client(config, "auth.ldap.cafile")?),
             false => None,
         };
         if tls.is_none() && !server.is_local {
@@ -131,9 +130,7 @@ fn server(config: &Config) -> Result<Server> {
             format!("'{text}' is not a server's name or URL (as in ldaps://ldap.example.com)"),
         ));
     }
-    let address = bare.unwrap_or(host).parse::<std::net::IpAddr>();
-    let is_local =
-        host.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.is_loopback());
+    let is_local = is_loopback(bare.unwrap_or(host));
     let scheme = if is_tls { "ldaps" } else { "ldap" };
     Ok(Server { url: format!("{scheme}://{host}:{port}"), is_tls, is_local })
 }
@@ -186,47 +183,6 @@ fn racf(config: &Config) -> Result<Option<Regex>> {
     const KEY: &str = "auth.ldap.racf_allowregex";
     let compile = |pattern: String| Regex::new(&pattern).map_err(|error| wrong(KEY, error.to_string()));
     given(config, KEY).map(compile).transpose()
-}
-
-/// Whom to believe that the server is who it says.
-fn tls(config: &Config) -> Result<Arc<ClientConfig>> {
-    const KEY: &str = "auth.ldap.cafile";
-    let mut roots = RootCertStore::empty();
-    let (from, certificates) = match given(config, KEY) {
-        Some(file) => (file.clone(), file_of_certificates(Path::new(&file))?),
-        None => ("the system".to_owned(), rustls_native_certs::load_native_certs().certs),
-    };
-    roots.add_parsable_certificates(certificates);
-    if roots.is_empty() {
-        return Err(wrong(
-            KEY,
-            format!("no usable certificate in {from}, so that no server can be believed"),
-        ));
-    }
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| wrong(KEY, error.to_string()))?;
-    Ok(Arc::new(config.with_root_certificates(roots).with_no_client_auth()))
-}
-
-fn file_of_certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>> {
-    let unusable =
-        |error: &dyn std::fmt::Display| wrong("auth.ldap.cafile", format!("{}: {error}", file.display()));
-    let pem = std::fs::read(file).map_err(|error| unusable(&error))?;
-    CertificateDer::pem_slice_iter(&pem).collect::<Result<_, _>>().map_err(|error| unusable(&error))
-}
-
-fn required(config: &Config, key: &'static str, example: &str) -> Result<String> {
-    given(config, key).ok_or_else(|| wrong(key, format!("is not set (as in {example})")))
-}
-
-fn given(config: &Config, key: &str) -> Option<String> {
-    config.get(key).filter(|value| !value.is_empty())
-}
-
-fn wrong(key: &'static str, problem: impl Into<String>) -> Error {
-    Error::Setting { key, problem: problem.into() }
 }
 
 /// What stands for the login in patterns.
