@@ -17,6 +17,7 @@ mod ldap;
 mod lifecycle;
 mod login;
 mod newer_schema;
+mod oidc;
 mod proof;
 mod stop;
 mod succession;

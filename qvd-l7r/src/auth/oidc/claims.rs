@@ -36,8 +36,10 @@ pub(super) enum Refusal {
     Issuer,
     #[error("it is neither an ID token nor an access token")]
     Kind,
-    #[error("it is an access token, for which auth.oidc.audience is not set or another one")]
+    #[error("it is meant for neither auth.oidc.client_id nor auth.oidc.audience")]
     Audience,
+    #[error("it is an access token, and not for auth.oidc.audience")]
+    Access,
     #[error("it is an ID token for another client")]
     Client,
     #[error("it does not say when it was made and when it ends")]
@@ -78,9 +80,11 @@ pub(super) fn judge(
 
 fn is_for_us(header: &Header, claims: &Claims, rules: &Rules) -> Result<(), Refusal> {
     let names = |wanted: &str| claims.aud.iter().any(|aud| aud == wanted);
-    let is_ours = names(&rules.client_id);
-    if says_access(header, claims)? || !is_ours {
-        let is_allowed = rules.audience.as_deref().is_some_and(names);
+    let is_allowed = rules.audience.as_deref().is_some_and(names);
+    if says_access(header, claims)? {
+        return if is_allowed { Ok(()) } else { Err(Refusal::Access) };
+    }
+    if !names(&rules.client_id) {
         return if is_allowed { Ok(()) } else { Err(Refusal::Audience) };
     }
     let made_for = claims.azp.as_deref();
@@ -246,16 +250,16 @@ mod tests {
             json!({"type": "access_token"}),
             json!({"token_use": "access"}),
         ] {
-            refuses(&rules(), Refusal::Audience, says.clone());
-            refuses(&api(), Refusal::Audience, says.clone());
+            refuses(&rules(), Refusal::Access, says.clone());
+            refuses(&api(), Refusal::Access, says.clone());
             let mut meant = says;
             meant["aud"] = json!(["other", "api"]);
             meant["azp"] = json!("an app");
-            refuses(&rules(), Refusal::Audience, meant.clone());
+            refuses(&rules(), Refusal::Access, meant.clone());
             takes(&api(), meant);
         }
         for typ in ["at+jwt", "application/at+jwt", "AT+JWT"] {
-            assert_eq!(judged(&rules(), Some(typ), json!({})), Err(Refusal::Audience), "{typ}");
+            assert_eq!(judged(&rules(), Some(typ), json!({})), Err(Refusal::Access), "{typ}");
             assert!(judged(&api(), Some(typ), json!({"aud": "api"})).is_ok(), "{typ}");
         }
         takes(&api(), json!({}));

@@ -150,3 +150,132 @@ const MOST_BYTES: usize = 256 << 10;
 const ANSWER: Duration = Duration::from_secs(4);
 
 const CONNECT: Duration = Duration::from_secs(3);
+
+#[cfg(test)]
+mod tests {
+    use qvd_core::config::Config;
+    use qvd_core::error::chain;
+    use serde_json::json;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
+    use super::super::keys::testkit::Signer;
+    use super::*;
+    use crate::auth::trust;
+
+    /// What a server says to whoever asks for a path.
+    type Answer = Box<dyn Fn(&str, &str) -> String + Send + Sync>;
+
+    /// An issuer whose server answers what the test wants.
+    async fn issuer(answer: Answer) -> Issuer {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let name = format!("http://{}", listener.local_addr().unwrap());
+        let tls = trust::client(&Config::defaults(), "auth.oidc.cafile").unwrap();
+        let issuer = Issuer::new(&name, &tls).unwrap();
+        tokio::spawn(async move {
+            while let Ok((mut asked, _)) = listener.accept().await {
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") && asked.read_buf(&mut head).await.is_ok_and(|n| n > 0) {}
+                let head = String::from_utf8(head).unwrap();
+                let path = head.split(' ').nth(1).unwrap_or_default();
+                let _ = asked.write_all(answer(&name, path).as_bytes()).await;
+            }
+        });
+        issuer
+    }
+
+    fn ok(body: impl std::fmt::Display) -> String {
+        format!("HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n{body}")
+    }
+
+    fn described(issuer: &str, keys: &str) -> String {
+        ok(json!({"issuer": issuer, "jwks_uri": keys}))
+    }
+
+    const DISCOVERY: &str = "/.well-known/openid-configuration";
+
+    async fn words(answer: Answer) -> String {
+        chain(&issuer(answer).await.keys().await.unwrap_err()).to_string()
+    }
+
+    #[tokio::test]
+    async fn keys_are_where_the_description_says() {
+        let public = Signer::es256(Some("a")).public();
+        let issuer = issuer(Box::new(move |name, path| match path {
+            DISCOVERY => described(name, &format!("{name}/keys?of=today")),
+            "/keys?of=today" => ok(json!({"keys": [public]})),
+            other => panic!("{other}"),
+        }));
+        assert!(!issuer.await.keys().await.unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_description_of_another_issuer_is_not_this_ones() {
+        for other in ["https://issuer.example", "NAME/", "name"] {
+            let said =
+                words(Box::new(move |name, _| described(&other.replace("NAME", name), "https://x"))).await;
+            assert!(said.contains("is about another issuer"), "{said}");
+        }
+    }
+
+    #[tokio::test]
+    async fn keys_are_asked_for_over_tls_or_on_this_machine() {
+        for place in ["http://issuer.example/keys", "ftp://127.0.0.1/keys", "file:///etc/passwd", "/keys", ""]
+        {
+            let said = words(Box::new(move |name, _| described(name, place))).await;
+            assert!(said.contains("which is not an https URL"), "{place}: {said}");
+        }
+    }
+
+    #[tokio::test]
+    async fn nothing_is_followed_elsewhere() {
+        let away = "HTTP/1.1 302 Found\r\nLocation: /elsewhere\r\nContent-Length: 0\r\n\r\n";
+        let said = words(Box::new(move |_, path| match path {
+            DISCOVERY => away.to_owned(),
+            other => panic!("it went to {other}"),
+        }));
+        assert!(said.await.ends_with("answers with status 302"));
+    }
+
+    #[tokio::test]
+    async fn what_is_too_long_is_not_read_to_its_end() {
+        let endless = |_: &str, _: &str| ok("x".repeat(MOST_BYTES + 1));
+        assert!(words(Box::new(endless)).await.contains("is longer than 262144 bytes"));
+        let just = words(Box::new(|_, _| ok("x".repeat(MOST_BYTES)))).await;
+        assert!(just.ends_with("is not the description of an issuer"), "{just}");
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_is_none_is_told() {
+        for (answer, told) in [
+            ("HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n".to_owned(), "answers with status 404"),
+            (ok("<html>"), "is not the description of an issuer"),
+            (ok(r#"{"issuer":"x"}"#), "is not the description of an issuer"),
+            ("nonsense\r\n\r\n".to_owned(), "no answer from"),
+            (String::new(), "no answer from"),
+        ] {
+            let said = words(Box::new(move |_, _| answer.clone())).await;
+            assert!(said.contains(told), "{said}");
+        }
+        for (keys, told) in [("{}", "is not a set of keys"), (r#"{"keys":[]}"#, "has no key")] {
+            let said = words(Box::new(move |name, path| match path {
+                DISCOVERY => described(name, &format!("{name}/keys")),
+                _ => ok(keys),
+            }));
+            let said = said.await;
+            assert!(said.contains("/keys ") && said.contains(told), "{said}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silence_is_an_answer_in_time_for_the_next_authenticator() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let name = format!("http://{}", listener.local_addr().unwrap());
+        let tls = trust::client(&Config::defaults(), "auth.oidc.cafile").unwrap();
+        let begun = tokio::time::Instant::now();
+        let error = Issuer::new(&name, &tls).unwrap().keys().await.unwrap_err();
+        assert!(matches!(error, IssuerError::NoAnswer { .. }), "{error:?}");
+        assert!(begun.elapsed() <= ANSWER, "{:?}", begun.elapsed());
+        assert!(2 * ANSWER < Duration::from_secs(10), "both questions");
+    }
+}

@@ -1,8 +1,11 @@
 //! A world of one node for a test: database, router, virtual machine, agent, desktop, client.
 
+mod browser;
 mod client;
 mod desktop;
+mod glewlwyd;
 mod log;
+mod node_issuer;
 mod slapd;
 mod worker;
 mod world;
@@ -12,7 +15,9 @@ use std::time::Duration;
 
 pub(crate) use client::{Client, Response, basic, believer, config, plain, request};
 pub(crate) use desktop::{Answer, Desktop};
+pub(crate) use glewlwyd::{Glewlwyd, OTHER_CLIENT, OUR_CLIENT};
 pub(crate) use log::logged;
+pub(crate) use node_issuer::{AUDIENCE, NodeIssuer};
 pub(crate) use slapd::{ADMINISTRATOR_PASSWORD, DIRECTORY_PASSWORD, Slapd};
 pub(crate) use worker::Worker;
 pub(crate) use world::{Options, PASSWORD, World, machine, publish_driver, running_host, serve, user};
