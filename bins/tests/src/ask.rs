@@ -33,6 +33,15 @@ pub fn list(port: u16, login: &str, password: &str) -> Result<Answer> {
     ask(port, "/qvd/list_of_vm", &authorization(login, password))
 }
 
+/// Asks for a short token that stands for this login.
+///
+/// # Errors
+///
+/// When nothing answers.
+pub fn token(port: u16, login: &str, password: &str) -> Result<Answer> {
+    ask(port, "/qvd/create_auth_token", &authorization(login, password))
+}
+
 /// Asks for a desktop; answers the final refusal, or 101.
 ///
 /// # Errors

@@ -11,6 +11,7 @@ pub mod conformance;
 pub mod desktop;
 pub mod handover;
 pub mod interrupts;
+pub mod issuer;
 pub mod machine;
 pub mod node;
 pub mod picture;

@@ -238,6 +238,12 @@ impl Site {
     ///
     /// When `qvdclient` is not built.
     pub fn client_command(&self, screen: &Screen, account: &Account, visit: &Visit) -> Result<Command> {
+        let mut command = self.client_of_nobody(screen, account, visit)?;
+        command.args(["-u", &account.login, "--password-stdin"]);
+        Ok(command)
+    }
+
+    fn client_of_nobody(&self, screen: &Screen, account: &Account, visit: &Visit) -> Result<Command> {
         let home = self.dir.join(format!("client-{}", account.login));
         fs::create_dir_all(&home).with_context(|| format!("cannot make {}", home.display()))?;
         if self.user.is_some() {
@@ -252,7 +258,6 @@ impl Site {
             // What a client that is killed leaves behind goes with the site.
             .env("XDG_RUNTIME_DIR", &home)
             .args(["-h", "127.0.0.1", "-p", &visit.port.unwrap_or(self.port).to_string()])
-            .args(["-u", &account.login, "--password-stdin"])
             .args(["-s", &account.vm.to_string()])
             .args(["-g", &format!("{}x{}", visit.geometry.0, visit.geometry.1)])
             .args(["--link", visit.link, "-K", "pc105/us"]);
@@ -272,6 +277,23 @@ impl Site {
         let command = self.client_command(screen, account, visit)?;
         let log = self.dir.join(format!("qvdclient-{}.log", account.login));
         Process::start_with_input("qvdclient", command, &log, Some(&format!("{}\n", account.password)))
+    }
+
+    /// Starts a client for this account that shows a token instead of login and password.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be started.
+    pub fn connect_with_token(
+        &self,
+        screen: &Screen,
+        account: &Account,
+        visit: &Visit,
+        token: &str,
+    ) -> Result<Process> {
+        let mut command = self.client_of_nobody(screen, account, visit)?;
+        command.args(["-b", token]);
+        Process::start("qvdclient", command, &self.dir.join(format!("qvdclient-{}.log", account.login)))
     }
 
     /// Run directory of a virtual machine, which its agent sees as `/run/qvd`.
