@@ -1,5 +1,5 @@
 # The front door. `make demo` shows a desktop, `make test` proves that everything works.
-# Both install what they need (Debian packages, nothing else) and say so first.
+# Both install what they need (Debian packages; the tests one of npm's too, below the target directory) and say so first.
 
 SHELL := /bin/bash
 CARGO ?= cargo

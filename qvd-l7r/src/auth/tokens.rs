@@ -112,6 +112,18 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_an_issuer_signed_is_not_looked_up() {
+        let db = Db::open(&qvd_db::Backend::SqliteMemory).await.unwrap();
+        let tokens = Tokens::new(db.clone());
+        db.close().await;
+        let ask = async |token: &str| {
+            tokens.authenticate_token(&Attempt::new("", ""), &Secret::new(token.to_owned())).await
+        };
+        assert_eq!(ask("e30.e30.c2ln").await.unwrap(), Verdict::NotMine);
+        assert!(ask("0123456789abcdefghijklmnopqrstuv").await.is_err(), "the database is away");
+    }
+
+    #[tokio::test]
     async fn it_obeys_the_contract() {
         let db = Db::open(&qvd_db::Backend::SqliteMemory).await.unwrap();
         conformance::authenticator(AuthenticatorSubject::new(Arc::new(Tokens::new(db)))).await;

@@ -1,6 +1,7 @@
 //! Users of real identity providers, by the tokens that these sign.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use qvd_core::TenantId;
 use qvd_core::config::Config;
@@ -224,6 +225,24 @@ async fn another_providers_access_tokens_are_taken_for_the_configured_audience()
     let restarted = world.second_router().await;
     let mut client = Client::connect(restarted.address).await;
     assert_eq!(client.ask(LIST, &[&bearer(&access)]).await.status(), 503);
+}
+
+#[tokio::test]
+async fn a_wrong_signed_token_is_no_guess_at_a_short_one() {
+    let first = Duration::from_millis(200);
+    let world = World::with(Options { failed_login_delay: Some(first), ..Options::default() }).await;
+    let (signed, short) = ("e30.e30.c2ln", "0123456789abcdefghijklmnopqrstuv");
+    let mut client = world.client().await;
+    let mut wait = async |token: &str| {
+        let begun = Instant::now();
+        assert_eq!(client.ask(LIST, &[&bearer(token)]).await.status(), 401);
+        begun.elapsed()
+    };
+    for doublings in 0..3 {
+        assert!(wait(signed).await >= first * 2u32.pow(doublings));
+    }
+    let waited = wait(short).await;
+    assert!(waited >= first && waited < 8 * first, "not the fourth: {waited:?}");
 }
 
 const UPGRADE: &str = "Connection: Upgrade\r\nUpgrade: QVD/1.0\r\n";
