@@ -107,14 +107,19 @@ impl NothingDriver {
         Self { shared: Arc::new(Shared { settings, machines: Mutex::default() }) }
     }
 
-    /// A driver with the delays of `internal.hkd.nothing.timeout.on_state.*`.
+    /// A driver with the delays of `internal.hkd.nothing.timeout.on_state.*`, whose machines have an agent when
+    /// `internal.hkd.nothing.endpoints` says where.
     pub fn from_config(config: &Config) -> Self {
+        let has_agent = config.has(ENDPOINTS);
+        let endpoints = if has_agent { config.path(ENDPOINTS) } else { NothingSettings::default().endpoints };
         let mean = |state: &str| config.seconds(&format!("internal.hkd.nothing.timeout.on_state.{state}"));
         Self::new(NothingSettings {
             node: config.text("nodename"),
             starting: mean("starting"),
             stopping: mean("stopping"),
             zombie: mean("zombie"),
+            has_agent,
+            endpoints,
             ..NothingSettings::default()
         })
     }
@@ -255,6 +260,8 @@ impl Hypervisor for NothingDriver {
         Ok(())
     }
 }
+
+const ENDPOINTS: &str = "internal.hkd.nothing.endpoints";
 
 #[cfg(test)]
 mod tests;

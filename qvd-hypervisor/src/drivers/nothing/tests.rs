@@ -111,3 +111,13 @@ async fn shared_storage_refuses_or_remembers_a_second_opener() {
     up(&two, &spec(1, 2)).await;
     assert_eq!(open.violations(), ["VM 1: opened by run 2 on host 'n2' while open for run 1 on host 'n1'"]);
 }
+
+#[test]
+fn machines_have_an_agent_where_a_test_puts_one() {
+    let key = "internal.hkd.nothing.endpoints";
+    let config = Config::builder().set(key, "/srv/agents").build().unwrap();
+    let driver = NothingDriver::from_config(&config);
+    assert!(driver.capabilities().has_agent);
+    assert_eq!(driver.shared.settings.endpoints, PathBuf::from("/srv/agents"));
+    assert!(!NothingDriver::from_config(&Config::defaults()).capabilities().has_agent);
+}
