@@ -17,7 +17,8 @@ DEMO_BINS := --bin qvd --bin qvd-vma --bin qvdclient --bin qa --bin qvd-demo
 SECONDS := 60
 
 .DEFAULT_GOAL := help
-.PHONY: help demo clean-demo test test-fast lint doc man conformance upgrade-test handover fuzz bench bench-desktop build
+.PHONY: help demo clean-demo test test-fast lint doc man conformance upgrade-test handover fuzz bench bench-storm bench-profile bench-desktop
+.PHONY: build
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -79,10 +80,18 @@ fuzz: ## every parser of foreign bytes against invented ones; SECONDS=600 for lo
 	@.ci/setup fuzz
 	@.ci/fuzz $(SECONDS)
 
-bench: ## ours against HAProxy, nginx and a plain copy, in one run
+bench: ## ours against HAProxy, nginx and a plain copy, in one run; PARTS="bulk trips" for some of it, RECORD=1 keeps the results
 	@.ci/setup bench
+	$(CARGO) build --profile $(BENCH_PROFILE) -p qvd-l7r-bin -p qvd-hkd-bin -p qvd-benches
+	@$(if $(RECORD),QVD_BENCH_RESULTS=benches/RESULTS.md) "$(TARGET)/$(BENCH_PROFILE)/qvd-bench" $(PARTS)
+
+bench-storm: ## a thousand users log in within a minute; part of `make bench`
+	@$(MAKE) --no-print-directory bench PARTS=storm
+
+bench-profile: ## where the router's time goes: FIGURE=down-16 (up-1, trip-50, session, ping), PARTY=ours (haproxy, plain-copy)
+	@.ci/setup profile
 	$(CARGO) build --profile $(BENCH_PROFILE) -p qvd-l7r-bin -p qvd-benches
-	@"$(TARGET)/$(BENCH_PROFILE)/forward"
+	@"$(TARGET)/$(BENCH_PROFILE)/qvd-bench" profile $(or $(FIGURE),down-16) $(or $(PARTY),ours)
 
 bench-desktop: ## from the start of the client to first pixels, and the memory of each process
 	@.ci/setup bench

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context as _, Result};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 
 const CHUNK: usize = 256 << 10;
 
@@ -20,13 +20,13 @@ pub struct Desktop {
 }
 
 impl Desktop {
-    /// Starts one on a free port of loopback.
+    /// Starts one on a free port of every address, so that each machine may have its own.
     ///
     /// # Errors
     ///
     /// When no port can be had.
     pub async fn start() -> Result<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0").await.context("cannot listen on loopback")?;
+        let listener = TcpListener::bind("0.0.0.0:0").await.context("cannot listen")?;
         let port = listener.local_addr().context("a listener has an address")?.port();
         let open = Arc::new(AtomicU64::new(0));
         let counter = Arc::clone(&open);
@@ -36,6 +36,7 @@ impl Desktop {
                 tokio::spawn(async move {
                     counter.fetch_add(1, Ordering::Relaxed);
                     // A client that goes away in the middle is the end of a measurement, not an error.
+                    let _ = stream.set_nodelay(true);
                     let _ = serve(stream).await;
                     counter.fetch_sub(1, Ordering::Relaxed);
                 });
@@ -55,8 +56,12 @@ impl Desktop {
     }
 }
 
-async fn serve(mut stream: TcpStream) -> std::io::Result<()> {
-    stream.set_nodelay(true)?;
+/// Serves one connection.
+///
+/// # Errors
+///
+/// When the client goes away in the middle.
+pub async fn serve(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> std::io::Result<()> {
     let mut order = [0u8; 9];
     stream.read_exact(&mut order).await?;
     let count =

@@ -1,5 +1,7 @@
-//! Samples, their median and spread, and the processor time of a process.
+//! Samples, their median and spread, and the processor time of processes and threads.
 
+use std::collections::BTreeMap;
+use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -35,6 +37,29 @@ impl Samples {
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
+
+    /// All of them, in the order in which they came.
+    pub fn values(&self) -> &[f64] {
+        &self.0
+    }
+
+    /// This one's medians over the other's, and the span of the ratios round by round.
+    pub fn ratio_to(&self, other: &Self) -> Ratio {
+        let mut rounds = Self::default();
+        self.0.iter().zip(&other.0).for_each(|(own, theirs)| rounds.push(own / theirs));
+        Ratio { median: self.median() / other.median(), min: rounds.min(), max: rounds.max() }
+    }
+}
+
+/// One party's figure over another's.
+#[derive(Clone, Copy, Debug)]
+pub struct Ratio {
+    /// Of the medians.
+    pub median: f64,
+    /// Of the round that was kindest.
+    pub min: f64,
+    /// Of the round that was harshest.
+    pub max: f64,
 }
 
 /// The value below which this share of the samples lies.
@@ -63,6 +88,38 @@ pub fn cpu_time(pids: &[i32]) -> Result<Duration> {
     Ok(total)
 }
 
+/// Processor time of each thread that lives.
+///
+/// # Errors
+///
+/// When a process is gone, or the kernel keeps no account of threads.
+pub fn thread_times(pids: &[i32]) -> Result<BTreeMap<i32, Duration>> {
+    let mut times = BTreeMap::new();
+    for pid in pids {
+        let tasks =
+            fs::read_dir(format!("/proc/{pid}/task")).with_context(|| format!("process {pid} is gone"))?;
+        for task in tasks.flatten() {
+            let Some(thread) = task.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+            // One that has just ended is no worker.
+            let Ok(text) = fs::read_to_string(task.path().join("schedstat")) else { continue };
+            let spent = text.split_whitespace().next().and_then(|word| word.parse().ok());
+            times.insert(thread, Duration::from_nanos(spent.context("no time in schedstat")?));
+        }
+    }
+    Ok(times)
+}
+
+/// Time that the machine's processors were idle since it was started, all of them added up.
+///
+/// # Errors
+///
+/// When the kernel does not tell.
+pub fn idle_time() -> Result<Duration> {
+    let text = fs::read_to_string("/proc/uptime").context("cannot read /proc/uptime")?;
+    let idle = text.split_whitespace().nth(1).and_then(|word| word.parse().ok());
+    Ok(Duration::from_secs_f64(idle.context("no idle time in /proc/uptime")?))
+}
+
 /// Resident memory of processes in KiB.
 ///
 /// # Errors
@@ -71,7 +128,7 @@ pub fn cpu_time(pids: &[i32]) -> Result<Duration> {
 pub fn resident_kib(pids: &[i32]) -> Result<u64> {
     let mut total = 0;
     for pid in pids {
-        let text = std::fs::read_to_string(format!("/proc/{pid}/status"))
+        let text = fs::read_to_string(format!("/proc/{pid}/status"))
             .with_context(|| format!("process {pid} is gone"))?;
         let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
         total += line.split_whitespace().next().and_then(|n| n.parse::<u64>().ok()).unwrap_or(0);
@@ -117,9 +174,18 @@ mod tests {
     }
 
     #[test]
+    fn a_ratio_is_of_the_medians_and_spans_the_rounds() {
+        let samples = |values: &[f64]| Samples(values.to_vec());
+        let ratio = samples(&[1.0, 2.0, 3.0]).ratio_to(&samples(&[2.0, 2.0, 4.0]));
+        assert_eq!((ratio.median, ratio.min, ratio.max), (1.0, 0.5, 1.0));
+    }
+
+    #[test]
     fn this_process_has_used_time_and_memory() {
         let own = [std::process::id() as i32];
         assert!(resident_kib(&own).unwrap() > 100);
         cpu_time(&own).unwrap();
+        assert!(!thread_times(&own).unwrap().is_empty());
+        idle_time().unwrap();
     }
 }

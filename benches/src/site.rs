@@ -1,80 +1,112 @@
-//! Our router with a real database, real rows, an agent that answers, and a real 101 for every session.
+//! Our router with a real database, real rows, agents that answer, and a real 101 for every session.
 //!
-//! The rows say that the machines run already, so a session costs what a reconnecting user costs: login with argon2id,
-//! list-free connect, acquire, agent, commit, 101. Host daemon and agent are played by this process.
+//! The rows say that the machines run already, so a session costs what a reconnecting user costs: login, list-free
+//! connect, acquire, agent, commit, 101. Host daemon and agents are played by this process.
 
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use qvd_core::hypervisor::Endpoint;
-use qvd_core::proto::http1::{Limits, encode_head, parse_request, status_line};
-use qvd_core::proto::vma_rpc::{CONTENT_TYPE, encode_result, method};
 use qvd_core::state::{HostState, VmState};
 use qvd_core::units::Mebibytes;
-use qvd_core::{HostId, Secret, TenantId};
+use qvd_core::{HostId, Secret, TenantId, UserId};
 use qvd_db::{Backend, Claimant, Db, HostLoad, NewHost, NewOsf, NewVm, SslMaterial, TakeOver, password};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use qvd_system_tests::node::database_lines;
 use uuid::Uuid;
 
-use crate::peers::{Certificate, Entry, Peer, Running, free_port, listening};
+use crate::agent;
+use crate::peers::{Certificate, Entry, Owners, Peer, Running};
+use crate::place::{Place, free_port};
 
-const LOGIN: &str = "bench";
-const PASSWORD: &str = "the quick brown fox";
+/// Everybody's password.
+pub const PASSWORD: &str = "the quick brown fox";
+
 const NODE: &str = "bench";
 
 /// How long the host lives without a tick, and how often it ticks.
 const LEASE: Duration = Duration::from_secs(600);
 const TICK: Duration = Duration::from_secs(10);
 
-/// A site of one router.
-#[derive(Debug)]
-pub struct RouterSite;
+/// A site of one router, to be started.
+#[derive(Clone, Debug)]
+pub struct RouterSite {
+    /// Name in the tables.
+    pub name: &'static str,
+    /// Whether the router encrypts.
+    pub tls: bool,
+    /// Threads that carry sessions.
+    pub workers: usize,
+    /// Users of the site.
+    pub users: usize,
+    /// Machines of each user.
+    pub machines: usize,
+    /// A database server's empty tables; without it an SQLite file is made.
+    pub database: Option<Backend>,
+}
+
+impl Default for RouterSite {
+    fn default() -> Self {
+        Self { name: "ours", tls: true, workers: 1, users: 1, machines: 500, database: None }
+    }
+}
 
 impl RouterSite {
-    /// Prepares `machines` running machines whose desktop is at `desktop`, and starts the router over them.
+    /// Prepares the rows, with all desktops at the port `desktop`, and starts the router over them.
     ///
     /// # Errors
     ///
     /// When the router is not built beside the running program, or does not come up.
-    pub async fn start(dir: &Path, desktop: u16, certificate: &Certificate, machines: usize) -> Result<Peer> {
-        let program = router_program()?;
-        let dir = dir.join("site");
-        fs::create_dir_all(&dir).context("cannot make a directory for the site")?;
-        let agent = Agent::start().await?;
-        let file = dir.join("qvd.db");
-        let db = Db::open(&Backend::Sqlite { path: file.clone() }).await?;
-        populate(&db, certificate, Endpoints { agent, desktop }, machines).await?;
-
+    pub async fn start(
+        self,
+        place: &Place,
+        dir: &Path,
+        desktop: u16,
+        certificate: &Certificate,
+    ) -> Result<Peer> {
         let port = free_port()?;
+        let dir = dir.join(format!("site-{port}"));
+        fs::create_dir_all(dir.join("log")).context("cannot make a directory for the site")?;
+        let agent = agent::on_tcp().await?;
+        let backend = self.database.clone().unwrap_or(Backend::Sqlite { path: dir.join("qvd.db") });
+        let db = Db::open(&backend).await?;
+        let at = Endpoints { place, agent, desktop };
+        populate(&db, certificate, at, self.users, self.machines).await?;
+
         let root = dir.display();
+        let database = match &backend {
+            Backend::Postgres { .. } => database_lines(&backend),
+            _ => format!("database.driver = sqlite\ndatabase.path = {root}/qvd.db\n"),
+        };
         let text = format!(
-            "nodename = {NODE}\ndatabase.driver = sqlite\ndatabase.path = {}\npath.run = {root}/run\n\
-             path.log = {root}/log\npath.storage.root = {root}/storage\nl7r.address = 127.0.0.1\nl7r.port = {port}\nl7r.as_user =\n\
-             l7r.limit.connections = 20000\nl7r.limit.connections.per.address = 0\nl7r.workers = 1\n",
-            file.display()
+            "nodename = {NODE}\n{database}path.run = {root}/run\npath.log = {root}/log\npath.storage.root = {root}/storage\n\
+             l7r.address = {}\nl7r.port = {port}\nl7r.use_ssl = {}\nl7r.as_user =\nl7r.limit.connections = 20000\n\
+             l7r.limit.connections.per.address = 0\nl7r.workers = {}\n",
+            place.proxy(),
+            u8::from(self.tls),
+            self.workers
         );
         let settings = dir.join("node.conf");
         fs::write(&settings, text).context("cannot write the router's settings")?;
-        fs::create_dir_all(dir.join("log")).context("cannot make a directory for logs")?;
-        let mut command = Command::new(program);
+        let mut command = place.command(built("qvd-l7r")?);
         command.arg("-f").arg(&settings).env_remove("QVD_SET").env_remove("QVD_CONFIG");
         let log = dir.join("router.log");
         let child = Running::start(command, &log)?;
-        listening(port, "the router", &log).await?;
+        place.listening(port, "the router", &log).await?;
         let pid = child.id();
-        let entry = Entry::Qvd { login: LOGIN.to_owned(), password: PASSWORD.to_owned(), machines };
-        Ok(Peer::new("ours", port, entry, vec![pid], Some(child)))
+        let owners = Owners {
+            password: PASSWORD.to_owned(),
+            machines: self.users * self.machines,
+            each: self.machines,
+        };
+        let entry = Entry::Qvd { tls: self.tls, owners };
+        Ok(Peer::new(self.name, SocketAddr::new(place.proxy(), port), entry, vec![pid], Some(child)))
     }
 }
 
-/// Processor milliseconds of one password check, which is part of every new session of ours.
+/// Processor milliseconds of one password check.
 ///
 /// # Errors
 ///
@@ -93,33 +125,43 @@ pub fn password_check_ms() -> Result<f64> {
     Ok(best)
 }
 
-/// Built by the same cargo call, hence beside this program.
-fn router_program() -> Result<PathBuf> {
+/// A program built by the same cargo call, hence beside this one.
+///
+/// # Errors
+///
+/// When it is not there.
+pub fn built(name: &str) -> Result<PathBuf> {
     let own = std::env::current_exe().context("cannot find the running program")?;
-    let router = own.with_file_name("qvd-l7r");
-    if !router.is_file() {
-        bail!("{} is not there; `make bench` builds it", router.display());
+    let program = own.with_file_name(name);
+    if !program.is_file() {
+        bail!("{} is not there; `make bench` builds it", program.display());
     }
-    Ok(router)
+    Ok(program)
 }
 
-#[derive(Clone, Copy)]
-struct Endpoints {
-    agent: u16,
-    desktop: u16,
-}
-
-async fn populate(db: &Db, certificate: &Certificate, at: Endpoints, machines: usize) -> Result<()> {
+/// Lays the router's certificate into the database.
+///
+/// # Errors
+///
+/// The database's.
+pub async fn set_certificate(db: &Db, certificate: &Certificate) -> Result<()> {
     let ssl = SslMaterial {
         cert: Some(certificate.cert.clone()),
         key: Some(Secret::new(certificate.key.clone())),
         ..SslMaterial::default()
     };
-    db.config().set_ssl(&ssl).await?;
-    let (host, incarnation) = take_host(db).await?;
+    Ok(db.config().set_ssl(&ssl).await?)
+}
+
+/// Makes the users `bench1` and up, each with as many machines, which the driver `nothing` is to run.
+///
+/// # Errors
+///
+/// The database's.
+pub async fn add_accounts(db: &Db, users: usize, machines: usize) -> Result<()> {
     let tenant = TenantId::DEFAULT;
+    // One for all: what a hash costs does not depend on its salt.
     let hash = password::hash(PASSWORD.as_bytes())?;
-    let user_id = db.users().add(tenant, LOGIN, Some(hash.expose())).await?;
     let osf = NewOsf {
         tenant,
         name: "bench".to_owned(),
@@ -129,13 +171,39 @@ async fn populate(db: &Db, certificate: &Certificate, at: Endpoints, machines: u
         hypervisor: Some("nothing".to_owned()),
     };
     let osf_id = db.osfs().add(osf).await?;
-    let endpoint =
-        Endpoint::Ip { address: IpAddr::V4(Ipv4Addr::LOCALHOST), vma_port: at.agent, x_port: at.desktop };
-    for number in 1..=machines {
-        let name = format!("bench-{number}");
-        let vm = NewVm { name, user_id, osf_id, di_tag: "default".to_owned(), ip: None };
-        let vm = db.vms().add(vm).await?;
-        ensure!(vm.get() == number as i64, "the generator counts machines from 1, this one is {vm}");
+    for user in 1..=users {
+        let user_id: UserId = db.users().add(tenant, &format!("bench{user}"), Some(hash.expose())).await?;
+        for number in 1..=machines {
+            let name = format!("bench{user}-{number}");
+            let vm = db.vms().add(NewVm { name, user_id, osf_id, di_tag: "default".to_owned(), ip: None });
+            let expected = (user - 1) * machines + number;
+            ensure!(vm.await?.get() == expected as i64, "machines are counted from 1, as the generator does");
+        }
+    }
+    Ok(())
+}
+
+#[derive(Clone, Copy)]
+struct Endpoints<'a> {
+    place: &'a Place,
+    agent: u16,
+    desktop: u16,
+}
+
+async fn populate(
+    db: &Db,
+    certificate: &Certificate,
+    at: Endpoints<'_>,
+    users: usize,
+    machines: usize,
+) -> Result<()> {
+    set_certificate(db, certificate).await?;
+    let (host, incarnation) = take_host(db).await?;
+    add_accounts(db, users, machines).await?;
+    for number in 1..=users * machines {
+        let address = at.place.machine(number);
+        let endpoint = Endpoint::Ip { address, vma_port: at.agent, x_port: at.desktop };
+        let vm = qvd_core::VmId::new(number as i64);
         ensure!(db.vms().claim(vm, host, Claimant::Admin).await?.is_updated(), "no claim of machine {vm}");
         let accepted = db.vms().accept_start(vm, host, incarnation).await?;
         let run = accepted.updated().with_context(|| format!("machine {vm} does not start"))?.run_id;
@@ -146,15 +214,19 @@ async fn populate(db: &Db, certificate: &Certificate, at: Endpoints, machines: u
     Ok(())
 }
 
+/// Registers the site's one host.
+///
+/// # Errors
+///
+/// The database's.
+pub async fn add_host(db: &Db, name: &str) -> Result<HostId> {
+    let address = Ipv4Addr::LOCALHOST.to_string();
+    Ok(db.hosts().add(NewHost { name: name.to_owned(), address, frontend: true, backend: true }).await?)
+}
+
 /// Takes the host over as its daemon would, and keeps it alive.
 async fn take_host(db: &Db) -> Result<(HostId, i64)> {
-    let host = NewHost {
-        name: NODE.to_owned(),
-        address: Ipv4Addr::LOCALHOST.to_string(),
-        frontend: true,
-        backend: true,
-    };
-    let host = db.hosts().add(host).await?;
+    let host = add_host(db, NODE).await?;
     let me = TakeOver {
         run_token: Uuid::new_v4(),
         machine_id: "bench".to_owned(),
@@ -176,79 +248,4 @@ async fn take_host(db: &Db) -> Result<(HostId, i64)> {
         }
     });
     Ok((host, incarnation))
-}
-
-/// One stand-in agent for all machines. Sessions are begun one after another, so one memory is enough: a desktop that
-/// was asked for is `listening` once, any other question finds it `suspended`.
-#[derive(Debug, Default)]
-struct Agent {
-    asked_for: AtomicUsize,
-}
-
-impl Agent {
-    async fn start() -> Result<u16> {
-        let listener = TcpListener::bind("127.0.0.1:0").await.context("cannot listen on loopback")?;
-        let port = listener.local_addr().context("a listener has an address")?.port();
-        let agent = Arc::new(Self::default());
-        tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                let agent = Arc::clone(&agent);
-                // A caller that goes away got its answer or wants none.
-                tokio::spawn(async move { agent.answer(stream).await.ok() });
-            }
-        });
-        Ok(port)
-    }
-
-    async fn answer(&self, mut stream: TcpStream) -> Result<()> {
-        stream.set_nodelay(true)?;
-        let mut received = Vec::new();
-        let head = loop {
-            if let Some((head, _)) = parse_request(&received, &Limits::default())? {
-                break head;
-            }
-            ensure!(stream.read_buf(&mut received).await? > 0, "the caller left");
-        };
-        let (code, body) = match self.result(method(head.path())) {
-            Some(value) => (200, encode_result(&value.into())),
-            None => (404, "no such method\n".to_owned()),
-        };
-        let length = body.len().to_string();
-        let head =
-            encode_head(&status_line(code), &[("Content-Type", CONTENT_TYPE), ("Content-Length", &length)]);
-        stream.write_all([head.as_bytes(), body.as_bytes()].concat().as_slice()).await?;
-        Ok(())
-    }
-
-    fn result(&self, method: Option<&str>) -> Option<&'static str> {
-        match method? {
-            "ping" => Some("1"),
-            "x_start" => {
-                self.asked_for.fetch_add(1, Ordering::Relaxed);
-                Some("starting")
-            }
-            "x_state" => {
-                let one_less = |n: usize| n.checked_sub(1);
-                let wanted = self.asked_for.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less);
-                Some(if wanted.is_ok() { "listening" } else { "suspended" })
-            }
-            _ => None,
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_desktop_listens_once_after_it_was_asked_for() {
-        let agent = Agent::default();
-        let ask = |method| agent.result(Some(method));
-        assert_eq!(ask("x_state"), Some("suspended"));
-        assert_eq!(ask("x_start"), Some("starting"));
-        assert_eq!(ask("x_state"), Some("listening"));
-        assert_eq!(ask("x_state"), Some("suspended"));
-        assert_eq!(ask("x_dance"), None);
-    }
 }
