@@ -123,7 +123,7 @@ async fn route(files: Config, succeed: bool, mut sockets: Vec<TcpListener>) -> R
         Some(_) | None => None,
     };
     if sockets.is_empty() && predecessor.is_none() {
-        sockets = qvd_l7r::listen(&config).map_err(unheard)?;
+        sockets = qvd_l7r::listen(&config).map_err(|e| unheard(e, succeed))?;
     }
     Router::make_run_dir(&config).map_err(|e| {
         let text = format!("cannot make '{}' (path.run)", Router::run_dir(&config).display());
@@ -189,14 +189,17 @@ fn unstarted(error: qvd_l7r::Error) -> Failure {
 }
 
 /// A port that is taken is most often taken by the router that is to be replaced.
-fn unheard(error: qvd_l7r::Error) -> Failure {
-    match error.kind() {
-        ErrorKind::Conflict => {
-            let text = "cannot start the router; 'qvd-l7r --succeed' takes over from one that runs";
-            Failure::new(ErrorKind::Conflict, text).because(error)
+fn unheard(error: qvd_l7r::Error, succeed: bool) -> Failure {
+    let text = match (error.kind(), succeed) {
+        (ErrorKind::Conflict, false) => {
+            "cannot start the router; 'qvd-l7r --succeed' takes over from one that runs"
         }
-        _ => unstarted(error),
-    }
+        (ErrorKind::Conflict, true) => {
+            "cannot take over: whoever has the port answers nobody in 'path.run' for these addresses; end it first"
+        }
+        _ => return unstarted(error),
+    };
+    Failure::new(ErrorKind::Conflict, text).because(error)
 }
 
 async fn serve(router: BoundRouter, mut signals: Signals) -> Result<(), Failure> {

@@ -268,6 +268,16 @@ fn a_second_router_is_told_how_it_could_take_over_and_harms_nobody() {
 }
 
 #[test]
+fn a_port_whose_owner_cannot_be_asked_is_not_taken_over() {
+    let owner = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = owner.local_addr().unwrap().port();
+    let service = Service::new(&format!("l7r.address = 127.0.0.1\nl7r.port = {port}\n"));
+    let refused = service.command(&[]).arg("--succeed").output().unwrap();
+    let text = String::from_utf8_lossy(&refused.stderr);
+    assert!(!refused.status.success() && text.contains("cannot take over"), "{text}");
+}
+
+#[test]
 fn sockets_of_the_service_manager_are_not_taken_over() {
     let socket = TcpListener::bind("127.0.0.1:0").unwrap();
     fcntl(&socket, FcntlArg::F_SETFD(FdFlag::empty())).unwrap();

@@ -46,6 +46,21 @@ use crate::listen;
 use crate::router::Router;
 
 /// Where the routers of one node that listen on the same addresses, one after the other, hand over.
+///
+/// # Example
+///
+/// ```no_run
+/// # async fn example(db: qvd_db::Db, config: qvd_core::config::Config) -> qvd_l7r::Result<()> {
+/// use qvd_l7r::{Router, Succession};
+///
+/// let succession = Succession::of(&config)?;
+/// let is_held = succession.is_held()?;
+/// let ready = Router::builder(db, "node1").config(config).build()?.ready().await?;
+/// let mut router = if is_held { ready.succeed(&succession).await? } else { ready.bind()? };
+/// router.offer(&succession)?;
+/// router.serve(std::future::pending()).await
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Succession {
     dir: PathBuf,
