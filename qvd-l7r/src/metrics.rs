@@ -59,6 +59,14 @@ metrics! {
     auth_attempts_total,
     /// Logins accepted by them.
     auth_ok_total,
+    /// Passwords that wait now for a processor to be hashed by, in this process.
+    passwords_waiting,
+    /// Passwords that got one, in this process.
+    passwords_hashed_total,
+    /// Passwords refused because too many waited; who shows one is told to come back later.
+    passwords_refused_total,
+    /// How long all of them together waited, in seconds.
+    password_wait_seconds_total,
     /// Connects begun, checks passed.
     connects_total,
     /// Connects that ended in a refusal.

@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 
 use crate::abuse::Abuse;
 use crate::arrival::{Arrival, Entrance};
+use crate::auth::HASHING;
 use crate::connections::Connections;
 use crate::counters::CounterQueue;
 use crate::error::{Error, Result};
@@ -63,6 +64,7 @@ pub struct RouterHandle {
 impl RouterHandle {
     /// What the router counted so far.
     pub fn metrics(&self) -> Snapshot {
+        HASHING.tell(&self.metrics);
         self.metrics.snapshot()
     }
 

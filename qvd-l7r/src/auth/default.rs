@@ -1,6 +1,6 @@
 //! The authenticator named `default`: users and password hashes of the database.
 
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use std::time::Instant;
 
 use async_trait::async_trait;
@@ -11,8 +11,8 @@ use qvd_core::model::User;
 use qvd_core::{Secret, TenantId, UserId};
 use qvd_db::password::{self, Check};
 use qvd_db::{Db, Guard};
-use tokio::sync::Semaphore;
 
+use super::hashing::HASHING;
 use super::proofs::Proofs;
 
 /// Checks passwords against `users.password_hash`.
@@ -57,13 +57,12 @@ impl Default {
         self.hashed.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let check = {
             let (stored, password, salt) = (stored.clone(), password.clone(), self.legacy_salt.clone());
-            on_a_blocking_thread(move || {
+            let hashed = HASHING.run(move || {
                 // Somebody unknown takes as long as somebody known.
                 let text = stored.as_ref().map_or(password::DECOY, |(_, s)| s.expose().as_str());
                 password::verify(text, password.expose(), salt.expose().as_bytes())
-            })
-            .await
-            .map_err(|e| AuthError::new(NAME, "check the password", e))?
+            });
+            hashed.await.map_err(|e| AuthError::new(NAME, "check the password", e))?
         };
         if let (Check::Right, Some((user, stored))) = (check, &stored) {
             self.proofs.note(*user, stored.expose(), password.expose(), Instant::now());
@@ -75,7 +74,7 @@ impl Default {
     async fn rehash(&self, user: UserId, old: &Secret<String>, password: &Secret<Vec<u8>>) {
         let hashed = {
             let password = password.clone();
-            on_a_blocking_thread(move || password::hash(password.expose())).await
+            HASHING.run(move || password::hash(password.expose())).await
         };
         let new = match hashed {
             Ok(Ok(new)) => new,
@@ -118,24 +117,6 @@ impl Authenticator for Default {
         }
         Ok(Verdict::Accepted(Login::new().with_user(user.id)))
     }
-}
-
-/// Runs something that keeps a processor busy; no more of them at once than there are processors, so that a storm
-/// of logins does not take the memory and time of everything else.
-async fn on_a_blocking_thread<T: Send + 'static>(
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, tokio::task::JoinError> {
-    static SLOTS: LazyLock<Arc<Semaphore>> = LazyLock::new(|| {
-        Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(1, |n| n.get())))
-    });
-    // The semaphore is never closed; without a permit the work is merely not counted.
-    let permit = SLOTS.clone().acquire_owned().await.ok();
-    tokio::task::spawn_blocking(move || {
-        let done = work();
-        drop(permit);
-        done
-    })
-    .await
 }
 
 const NAME: &str = "default";
@@ -208,7 +189,7 @@ mod tests {
         static MOST: AtomicUsize = AtomicUsize::new(0);
         let processors = std::thread::available_parallelism().unwrap().get();
         let work = (0..4 * processors).map(|_| {
-            tokio::spawn(on_a_blocking_thread(|| {
+            tokio::spawn(HASHING.run(|| {
                 MOST.fetch_max(NOW.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
                 let _ = password::hash(b"wonder");
                 NOW.fetch_sub(1, Ordering::SeqCst);

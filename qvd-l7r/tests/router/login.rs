@@ -233,6 +233,16 @@ async fn failures_are_answered_later_but_right_credentials_at_once() {
 }
 
 #[tokio::test]
+async fn hashed_passwords_are_counted_and_so_is_what_waits_for_that() {
+    let world = World::new().await;
+    let before = world.handle.metrics().passwords_hashed_total;
+    assert_eq!(world.client().await.ask(LIST, &[&basic("alice", "wrong")]).await.status(), 401);
+    let metrics = world.handle.metrics();
+    assert!(metrics.passwords_hashed_total > before);
+    assert_eq!(metrics.passwords_refused_total, 0);
+}
+
+#[tokio::test]
 async fn row_116_passwords_are_not_logged_at_any_level() {
     let world = World::new().await;
     let mut desktop = world.running().await;

@@ -8,11 +8,12 @@
 //! | anything else | nobody's password | [`Check::Wrong`] |
 //!
 //! Both functions keep a processor busy for tens of milliseconds and take 19 MiB while they do: call them from
-//! a thread that may block, and not from too many at once.
+//! a thread that may block, and not from too many at once. The memory is kept for the next one, see [`memory`].
 
-use argon2::password_hash::phc::PasswordHash;
-use argon2::password_hash::{PasswordHasher, PasswordVerifier};
-use argon2::{Algorithm, Argon2, Params};
+mod memory;
+
+use argon2::password_hash::phc::{Output, ParamsString, PasswordHash, Salt};
+use argon2::{Algorithm, Argon2, Params, Version};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 use qvd_core::{ErrorKind, Secret};
@@ -77,7 +78,20 @@ pub fn hash(password: &[u8]) -> Result<Secret<String>, HashError> {
     if password.is_empty() || password.len() > MAX_LENGTH {
         return Err(HashError::Length);
     }
-    let hash = Argon2::default().hash_password(password).map_err(|e| HashError::Failed(e.to_string()))?;
+    let failed = |e: &dyn std::fmt::Display| HashError::Failed(e.to_string());
+    let mut salt = [0; Salt::RECOMMENDED_LENGTH];
+    getrandom::fill(&mut salt).map_err(|e| failed(&e))?;
+    let (version, params) = (Version::default(), Params::default());
+    let mut output = [0; Params::DEFAULT_OUTPUT_LEN];
+    let argon2 = Argon2::new(Algorithm::default(), version, params.clone());
+    memory::hash_into(&argon2, &params, password, &salt, &mut output).map_err(|e| failed(&e))?;
+    let hash = PasswordHash {
+        algorithm: Algorithm::default().ident(),
+        version: Some(version.into()),
+        params: ParamsString::try_from(&params).map_err(|e| failed(&e))?,
+        salt: Some(Salt::new(&salt).map_err(|e| failed(&e))?),
+        hash: Some(Output::new(&output).map_err(|e| failed(&e))?),
+    };
     Ok(Secret::new(hash.to_string()))
 }
 
@@ -128,13 +142,16 @@ fn verify_phc(stored: &str, password: &[u8]) -> Option<Hashed> {
     let parsed = PasswordHash::new(stored).ok()?;
     let algorithm = Algorithm::new(parsed.algorithm).ok()?;
     let params = Params::try_from(&parsed).ok()?;
-    if parsed.salt.is_none() || parsed.hash.is_none() {
-        return None;
-    }
+    let version = parsed.version.map_or(Ok(Version::default()), Version::try_from).ok()?;
+    let (salt, expected) = (parsed.salt?, parsed.hash?);
     #[cfg(test)]
     tests::WORK.with(|work| work.set(work.get() + params.m_cost() * params.t_cost()));
-    // The parameters of the stored text decide, not those of this verifier.
-    let fits = Argon2::default().verify_password(password, &parsed).is_ok();
+    // The parameters of the stored text decide, not today's.
+    let mut output = [0; Output::MAX_LENGTH];
+    let output = &mut output[..expected.len()];
+    let argon2 = Argon2::new(algorithm, version, params.clone());
+    let hashed = memory::hash_into(&argon2, &params, password, &salt, output);
+    let fits = hashed.is_ok() && bool::from(output.ct_eq(expected.as_bytes()));
     let is_current = algorithm == Algorithm::default() && same_cost(&params, &Params::default());
     Some(Hashed { fits, is_current })
 }
@@ -145,6 +162,8 @@ fn same_cost(a: &Params, b: &Params) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use argon2::password_hash::PasswordHasher;
+
     use super::*;
 
     #[test]
