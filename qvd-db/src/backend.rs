@@ -8,7 +8,7 @@ use sqlx::sqlite::{
     SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
     SqliteSynchronous,
 };
-use sqlx::{Arguments, ConnectOptions as _, Sqlite, Transaction};
+use sqlx::{Arguments, ConnectOptions as _, Connection as _, Sqlite, Transaction};
 
 use crate::error::{Error, Result};
 use crate::moment::{span_micros, to_micros};
@@ -51,7 +51,11 @@ impl Pools {
         let options =
             sqlite_options().filename(path).create_if_missing(true).journal_mode(SqliteJournalMode::Wal);
         // The writer first: it makes the file and turns on the write-ahead log.
-        let writer = sqlite_pool(1).connect_with(options.clone()).await;
+        let writer = sqlite_pool(1)
+            // A commit that a full disk refused leaves the connection in a transaction that is none any more, and
+            // every later one would fail: it is replaced.
+            .before_acquire(|connection, _| Box::pin(async { Ok(!connection.is_in_transaction()) }));
+        let writer = writer.connect_with(options.clone()).await;
         let writer = writer.map_err(|e| Error::of("open the database file", e))?;
         let readers = sqlite_pool(READERS).connect_lazy_with(options);
         Ok((Self::Sqlite { writer: writer.clone(), readers, file: Some(path.to_owned()) }, writer))
