@@ -50,12 +50,14 @@ pub async fn run(plan: &Plan, book: &mut Book) -> Result<Section> {
          cross by itself, *joined* is what the kernel does by default: up to 64 KiB in one piece.\n\n"
     );
     for (word, pieces, share) in KINDS {
+        // The generator may be killed in the middle, and leaves nothing all the same.
+        let scratch = tempfile::tempdir().context("no temporary directory")?;
         let pair = VethPair::make(pieces)?;
         let own = std::env::current_exe().context("cannot find the running program")?;
         let mut command = Command::new("ip");
         command.args(["netns", "exec", pair.clients()]).arg(own);
         command.args(["across", pair.proxies(), &plan.rounds.min(ROUNDS).to_string(), &share.to_string()]);
-        command.env("QVD_BENCH_SECONDS", plan.span.as_secs_f64().to_string());
+        command.env("QVD_BENCH_SECONDS", plan.span.as_secs_f64().to_string()).env("TMPDIR", scratch.path());
         let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
