@@ -155,7 +155,10 @@ pub async fn run(plan: &Plan, file: Option<&std::path::Path>) -> Result<()> {
     let text = format!("{}\nThe run took {minutes:.1} minutes.\n", targets::table(&book, aes));
     let last = results::Section { title: targets::TITLE, text };
     results::print(&last);
-    sections.push(last);
+    // A run of some parts says nothing on the others' targets, and leaves what is known of them.
+    if plan.parts == Part::ALL {
+        sections.push(last);
+    }
     match file {
         Some(file) => results::record(file, &sections),
         None => Ok(()),
