@@ -15,7 +15,7 @@ struct SmallDisk(tempfile::TempDir);
 impl SmallDisk {
     /// None where it cannot be mounted, which only root can.
     fn mounted() -> Option<Self> {
-        let directory = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir().expect("a temporary directory");
         let options = ["-t", "tmpfs", "-o", "size=4m", "tmpfs"];
         let mounted = Command::new("mount").args(options).arg(directory.path()).output();
         match mounted {
@@ -33,14 +33,14 @@ impl SmallDisk {
 
     /// Not one byte more fits.
     fn fill(&self) {
-        let mut file = File::create(self.path().join("filler")).unwrap();
+        let mut file = File::create(self.path().join("filler")).expect("there is room for a name");
         for size in [4096, 1] {
             while file.write_all(&[0; 4096][..size]).is_ok() {}
         }
     }
 
     fn free(&self) {
-        std::fs::remove_file(self.path().join("filler")).unwrap();
+        std::fs::remove_file(self.path().join("filler")).expect("it was filled");
     }
 }
 

@@ -3,8 +3,8 @@
 mod auto;
 mod bounded;
 mod default;
-mod keys;
 mod hashing;
+mod keys;
 mod ldap;
 mod oidc;
 mod proofs;
