@@ -9,7 +9,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::task::{Context, Poll, ready};
 
-use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl};
+use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with};
 use tokio::io::Interest;
 use tokio::net::{TcpStream, UnixStream};
 
@@ -106,9 +106,9 @@ pub(super) struct Pipe {
 
 impl Pipe {
     fn new() -> io::Result<Self> {
-        let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
+        let (read, write) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
         // As it is it holds what sixteen pages hold; who may not have more goes on with that.
-        let _ = fcntl(&write, FcntlArg::F_SETPIPE_SZ(PIPE_SIZE));
+        let _ = fcntl_setpipe_size(&write, PIPE_SIZE);
         Ok(Self { read, write, held: 0, counted: 0 })
     }
 
@@ -152,15 +152,15 @@ impl Pipes {
 }
 
 fn splice(from: BorrowedFd<'_>, to: BorrowedFd<'_>, most: usize) -> io::Result<usize> {
-    let flags = SpliceFFlags::SPLICE_F_MOVE | SpliceFFlags::SPLICE_F_NONBLOCK;
-    Ok(nix::fcntl::splice(from, None, to, None, most, flags)?)
+    let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
+    Ok(rustix::pipe::splice(from, None, to, None, most, flags)?)
 }
 
 /// From so many bytes at once on splicing costs less than copying.
 pub(super) const MUCH: usize = 64 << 10;
 
 /// Of a pipe: a whole buffer, in however small pages it comes.
-const PIPE_SIZE: i32 = 1 << 20;
+const PIPE_SIZE: usize = 1 << 20;
 
 /// Pipes that a thread keeps for its next sessions.
 const MOST_SPARE: usize = 4;
