@@ -205,9 +205,10 @@ fn unheard(error: qvd_l7r::Error, succeed: bool) -> Failure {
 async fn serve(router: BoundRouter, mut signals: Signals) -> Result<(), Failure> {
     let handle = router.handle();
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let serving = router.serve(async move {
+    // As a task of its own, and not on this thread: what is accepted then begins on the thread that accepted it.
+    let serving = tokio::spawn(router.serve(async move {
         let _ = stopped.await;
-    });
+    }));
     let asking = async move {
         signals.stop().await;
         let _ = stop.send(());
@@ -217,9 +218,10 @@ async fn serve(router: BoundRouter, mut signals: Signals) -> Result<(), Failure>
         }
     };
     tokio::select! {
-        served = serving => {
-            served.map_err(|e| Failure::new(e.kind(), "the router stopped").because(e))
-        }
+        served = serving => match served {
+            Ok(served) => served.map_err(|e| Failure::new(e.kind(), "the router stopped").because(e)),
+            Err(bug) => Err(Failure::new(ErrorKind::Internal, "the router stopped").because(bug)),
+        },
         never = asking => never,
     }
 }

@@ -1,7 +1,7 @@
 //! Routers are succeeded while people work: no session ends, no byte is lost, nobody who comes is refused.
 //!
 //! Real routers over a real PostgreSQL. Agents and desktops are played; each session carries bytes of its own both ways
-//! ([`traffic`]), while new clients keep coming ([`visitors`]). Before the first upgrade the tables are brought one
+//! (`traffic`), while new clients keep coming (`visitors`). Before the first upgrade the tables are brought one
 //! version ahead, as a newer release does it while the routers of the older one serve.
 
 mod traffic;
