@@ -8,7 +8,7 @@
 //! | anything else | nobody's password | [`Check::Wrong`] |
 //!
 //! Both functions keep a processor busy for tens of milliseconds and take 19 MiB while they do: call them from
-//! a thread that may block, and not from too many at once. The memory is kept for the next one, see [`memory`].
+//! a thread that may block, and not from too many at once. The memory is kept for the next one, see `memory`.
 
 mod memory;
 
