@@ -166,7 +166,6 @@ impl BoundRouter {
                 let (successor, result) = match ending {
                     Ending::Succeeded(successor) => {
                         tracing::info!(sessions, "router was succeeded and ends with its last connection");
-                        successor.let_go().await;
                         (Some(successor), Ok(()))
                     }
                     Ending::NotEstablished(error) => (None, Err(error)),

@@ -4,6 +4,7 @@ use std::io;
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 
+use rustix::net::{Shutdown, shutdown};
 use socket2::Socket;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
@@ -55,6 +56,12 @@ impl Predecessor {
         else {
             return Ok(());
         };
+        // From here on it can say nothing more; what it said before can still be read. So both know the same, however
+        // late it was.
+        let _ = shutdown(&self.stream, Shutdown::Both);
+        if wire::receive(&self.stream).await.is_ok_and(|(line, _)| line == wire::LEFT) {
+            return Ok(());
+        }
         if self.succession.is_held()? {
             return Err(self.succession.failed("take the place of the router that serves", source));
         }
@@ -70,4 +77,35 @@ fn listening(descriptor: OwnedFd) -> io::Result<TcpListener> {
         return Err(io::Error::other("what it gave is no socket that listens"));
     }
     Ok(socket.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use qvd_core::config::Config;
+
+    fn pair() -> (Predecessor, UnixStream, tempfile::TempDir) {
+        let run = tempfile::tempdir().unwrap();
+        let config = Config::builder().set("path.run", run.path().display().to_string()).build().unwrap();
+        let (stream, asked) = UnixStream::pair().unwrap();
+        (Predecessor { succession: Succession::of(&config).unwrap(), stream }, asked, run)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_is_too_late_cannot_let_go_any_more() {
+        let (predecessor, asked, _run) = pair();
+        // Nobody is at the place, so this one serves.
+        predecessor.relieve().await.unwrap();
+        assert_eq!(wire::receive(&asked).await.unwrap().0, wire::ACCEPTING);
+        let late = wire::send(&asked, wire::LEFT, &[]).await.unwrap_err();
+        assert_eq!(late.kind(), io::ErrorKind::BrokenPipe);
+    }
+
+    #[tokio::test]
+    async fn one_that_let_go_and_is_gone_has_let_go() {
+        let (predecessor, asked, _run) = pair();
+        wire::send(&asked, wire::LEFT, &[]).await.unwrap();
+        drop(asked);
+        predecessor.relieve().await.unwrap();
+    }
 }

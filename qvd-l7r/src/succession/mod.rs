@@ -14,7 +14,8 @@
 //!   what it has goes on, until it ends
 //! ```
 //!
-//! Until the predecessor has read `accepting`, it goes on whatever becomes of the other.
+//! The predecessor goes on whatever becomes of the other, until it has said `left` to somebody who can still hear it; and
+//! who gives up waiting for that takes care that it cannot be said any more.
 //!
 //! | module | what it knows |
 //! |---|---|

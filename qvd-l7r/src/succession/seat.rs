@@ -34,7 +34,7 @@ impl fmt::Debug for Office {
 
 /// Why a router holds its office no longer.
 pub(crate) enum Ending {
-    /// Another one accepts. It is told that this one does no more by [`Successor::let_go`].
+    /// Another one accepts, and was told that from now on this one does no more.
     Succeeded(Successor),
     /// The one before goes on.
     NotEstablished(Error),
@@ -90,12 +90,6 @@ pub(crate) struct Successor {
 }
 
 impl Successor {
-    /// Tells it that this router accepts no more.
-    pub(crate) async fn let_go(&self) {
-        // If it died meanwhile, this tells nobody.
-        let _ = wire::send(&self.stream, wire::LEFT, &[]).await;
-    }
-
     /// Waits until it has taken over all else: what this process is known by is no more its own.
     pub(crate) async fn settled(self) {
         let _ = timeout(PATIENCE, wire::closed(&self.stream)).await;
@@ -148,7 +142,8 @@ impl Seat {
             let stream = match self.listener.accept().await {
                 Ok((stream, _)) => stream,
                 Err(error) => {
-                    // Out of descriptors: that passes.
+                    // Out of descriptors. No event says that some came free, and the socket stays readable: without a
+                    // pause this would keep the processor busy.
                     tracing::warn!("a router that asks for the sockets is not heard: {error}");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                     continue;
@@ -181,7 +176,11 @@ impl Seat {
         wire::send(&stream, wire::SOCKETS, &sockets).await?;
         tracing::info!("a router that is to take over has the listening sockets");
         match wire::receive(&stream).await?.0.as_str() {
-            wire::ACCEPTING => Ok(Some(Successor { stream })),
+            wire::ACCEPTING => {
+                // Only what can still be said counts: with nobody there to hear it, nobody accepts either.
+                wire::send(&stream, wire::LEFT, &[]).await?;
+                Ok(Some(Successor { stream }))
+            }
             other => Err(io::Error::other(format!("it said '{other}'"))),
         }
     }

@@ -151,6 +151,29 @@ async fn a_successor_that_dies_in_between_leaves_everything_as_it_was() {
 }
 
 #[tokio::test]
+async fn a_successor_that_dies_with_its_last_word_leaves_everything_as_it_was() {
+    let world = world().await;
+    let path = world.run_dir().join(&sockets(&world)[0]);
+    let mut idle = world.client().await;
+    assert!(pings(&mut idle).await);
+    for _ in 0..3 {
+        let mut stream = UnixStream::connect(&path).await.unwrap();
+        stream.write_all(b"qvd-l7r succession 1\n").await.unwrap();
+        let mut said = [0; 8];
+        soon(stream.read_exact(&mut said)).await.unwrap();
+        assert_eq!(&said, b"sockets\n");
+        // The router reads it when nobody is there to accept any more.
+        stream.try_write(b"accepting\n").unwrap();
+        drop(stream);
+        assert!(pings(&mut world.client().await).await && pings(&mut idle).await);
+    }
+    let heir = serve(world.heir().await.unwrap());
+    idle.expect_end().await;
+    assert!(pings(&mut world.client().await).await);
+    assert_eq!(heir.handle.metrics().connections_total, 1);
+}
+
+#[tokio::test]
 async fn a_router_that_dies_before_it_lets_go_is_succeeded_all_the_same() {
     let mut world = world().await;
     let heir = world.heir().await.unwrap();
