@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use qvd_core::config::registry;
 use qvd_core::error::chain;
 use qvd_core::{HostId, TenantId};
 use qvd_db::{Channel, Subscription};
@@ -135,12 +136,15 @@ fn take_config(shared: &Shared, rows: Vec<(String, String)>) {
     for problem in &problems {
         tracing::error!(%problem, "configuration: the previous value stays");
     }
-    for key in AT_START {
-        if before.get(key) != config.get(key) {
-            tracing::warn!("restart needed for {key}");
-        }
+    for key in before.changed_keys(&config).iter().filter(|key| is_read_once(key)) {
+        tracing::warn!("restart needed for {key}");
     }
     shared.set_config(config);
+}
+
+/// Whether a key is the router's and it read it when it began. Other parts of the node tell of theirs.
+fn is_read_once(key: &str) -> bool {
+    registry().get(key).is_some_and(|spec| matches!(spec.component, "l7r" | "auth") && spec.needs_restart())
 }
 
 /// The node's id, once it is registered.
@@ -165,20 +169,3 @@ const CONFIG_POLL: Duration = Duration::from_secs(60);
 
 /// How often rows are given back and dead routers looked for.
 const CLEAR_UP: Duration = Duration::from_secs(1);
-
-/// Keys that are read once.
-const AT_START: [&str; 13] = [
-    "l7r.address",
-    "l7r.as_user",
-    "l7r.pid_file",
-    "l7r.user.umask",
-    "l7r.workers",
-    "l7r.port",
-    "l7r.use_ssl",
-    "l7r.auth.plugins",
-    "l7r.auth.plugin.default.salt",
-    "l7r.loadbalancer.plugin",
-    "l7r.limit.connections",
-    "l7r.proxy_protocol",
-    "model.user.login.case-sensitive",
-];

@@ -64,10 +64,22 @@ impl KeySpec {
     pub fn needs_restart(&self) -> bool {
         const ENDINGS: &[&str] =
             &[".as_user", ".as_group", ".pid_file", ".user.umask", ".use_ssl", ".lock.path"];
-        const NAMES: &[&str] =
-            &["l7r.address", "l7r.port", "wat.address", "wat.port", "nodename", "vm.hypervisor"];
+        const NAMES: &[&str] = &[
+            "l7r.address",
+            "l7r.limit.connections",
+            "l7r.loadbalancer.plugin",
+            "l7r.port",
+            "l7r.proxy_protocol",
+            "l7r.workers",
+            "wat.address",
+            "wat.port",
+            "nodename",
+            "vm.hypervisor",
+        ];
         const BEGINNINGS: &[&str] = &["database.", "internal.database.", "log.", "log4perl."];
-        NAMES.contains(&self.name)
+        // Authenticators are made once, with all that they are told.
+        self.component == "auth"
+            || NAMES.contains(&self.name)
             || ENDINGS.iter().any(|ending| self.name.ends_with(ending))
             || BEGINNINGS.iter().any(|beginning| self.name.starts_with(beginning))
     }
@@ -348,6 +360,10 @@ mod tests {
             ("l7r.port", true),
             ("hkd.pid_file", true),
             ("vm.hypervisor", true),
+            ("l7r.workers", true),
+            ("auth.oidc.issuer", true),
+            ("l7r.auth.plugins", true),
+            ("l7r.limit.idle.timeout", false),
             ("internal.vm.port.ssh", false),
         ] {
             assert_eq!(registry().get(key).map(KeySpec::needs_restart), Some(expected), "{key}");

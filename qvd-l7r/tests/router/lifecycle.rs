@@ -9,7 +9,7 @@ use qvd_core::state::UserState;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Semaphore;
 
-use crate::support::{Answer, Client, Options, PASSWORD, World, basic, eventually, request, soon};
+use crate::support::{Answer, Client, Options, PASSWORD, World, basic, eventually, logged, request, soon};
 
 #[tokio::test]
 async fn row_117_a_stop_tells_health_checks_closes_the_idle_and_lets_desktops_live() {
@@ -192,4 +192,16 @@ async fn a_port_that_is_taken_is_named() {
     let error = router.bind().await.unwrap_err();
     assert_eq!(error.kind(), qvd_core::ErrorKind::Conflict);
     assert!(error.to_string().contains(&world.address.to_string()), "{error}");
+}
+
+#[tokio::test]
+async fn a_change_that_waits_for_the_next_start_is_told() {
+    let world = World::new().await;
+    let set = [("auth.ldap.base", "dc=elsewhere"), ("l7r.workers", "7"), ("l7r.limit.head.timeout", "61")];
+    let set = set.map(|(key, value)| (key.to_owned(), value.to_owned()));
+    world.db.config().set_all(&set).await.unwrap();
+    for key in ["auth.ldap.base", "l7r.workers"] {
+        eventually("it is told", async || logged().contains(&format!("restart needed for {key}"))).await;
+    }
+    assert!(!logged().contains("restart needed for l7r.limit.head.timeout"), "that counts at once");
 }
