@@ -29,10 +29,16 @@ pub(crate) enum Abuse {
     BadHead,
     /// A request head did not come in time.
     SlowHead,
+    /// A login and password were wrong.
+    WrongPassword,
+    /// A token was wrong.
+    WrongToken,
+    /// Nobody could decide on a login: an outage, or more logins than can be checked.
+    Undecided,
 }
 
 impl Abuse {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 11] = [
         Self::RouterIsFull,
         Self::TooManyStrangers,
         Self::AddressIsFull,
@@ -41,6 +47,9 @@ impl Abuse {
         Self::NoProxyHeader,
         Self::BadHead,
         Self::SlowHead,
+        Self::WrongPassword,
+        Self::WrongToken,
+        Self::Undecided,
     ];
 
     fn counter(self, metrics: &Metrics) -> &Counter {
@@ -53,6 +62,9 @@ impl Abuse {
             Self::NoProxyHeader => &metrics.proxy_failures_total,
             Self::BadHead => &metrics.bad_heads_total,
             Self::SlowHead => &metrics.head_timeouts_total,
+            Self::WrongPassword => &metrics.auth_passwords_refused_total,
+            Self::WrongToken => &metrics.auth_tokens_refused_total,
+            Self::Undecided => &metrics.auth_undecided_total,
         }
     }
 
@@ -66,6 +78,9 @@ impl Abuse {
             Self::NoProxyHeader => "no client behind a balancer",
             Self::BadHead => "no request",
             Self::SlowHead => "request too slow",
+            Self::WrongPassword => "login refused",
+            Self::WrongToken => "token refused",
+            Self::Undecided => "login undecided",
         }
     }
 }
@@ -95,11 +110,13 @@ impl Watch {
         let mut quotas = self.quotas.lock().unwrap_or_else(PoisonError::into_inner);
         let told = quotas[what as usize].take(Instant::now());
         drop(quotas);
+        let Some(untold) = told else { return };
+        let untold = (untold > 0).then_some(untold);
         let peer = peer.map(tracing::field::display);
-        match told {
-            Some(0) => tracing::warn!(client = peer, "{}: {detail}", what.text()),
-            Some(untold) => tracing::warn!(client = peer, untold, "{}: {detail}", what.text()),
-            None => {}
+        match what {
+            // The one kind that is not up to peers alone.
+            Abuse::Undecided => tracing::error!(client = peer, untold, "{}: {detail}", what.text()),
+            _ => tracing::warn!(client = peer, untold, "{}: {detail}", what.text()),
         }
     }
 }

@@ -13,6 +13,7 @@ use qvd_core::{HostId, TenantId, UserId};
 use qvd_db::HostCounter;
 use subtle::ConstantTimeEq;
 
+use crate::abuse::Abuse;
 use crate::front::{Reply, Request};
 use crate::shared::Shared;
 use crate::strangers::Stranger;
@@ -88,9 +89,10 @@ impl Login {
         let asked = tokio::time::timeout(LIMIT, self.ask(shared, request, shown)).await;
         let outcome = match asked {
             Ok(Ok(identity)) => self.complete(shared, identity).await,
-            Ok(Err(denial)) => Err(self.refused(&denial)),
+            Ok(Err(denial)) => Err(self.refused(shared, &denial)),
             Err(_) => {
-                tracing::error!(client = %self.peer, "login undecided: no answer within {} s", LIMIT.as_secs());
+                let late = format_args!("no answer within {} s", LIMIT.as_secs());
+                shared.saw(Abuse::Undecided, self.peer, &late);
                 Err(Reply::LoginUndecided)
             }
         };
@@ -111,9 +113,11 @@ impl Login {
                 let wait = lock(shared).failed(self.peer.ip(), &login, Instant::now());
                 match shown {
                     Authorization::Basic(credentials) => {
-                        tracing::info!(login = credentials.login, client = %self.peer, "login refused");
+                        shared.saw(Abuse::WrongPassword, self.peer, &format_args!("{:?}", credentials.login));
                     }
-                    Authorization::Bearer(_) => tracing::info!(client = %self.peer, "token refused"),
+                    Authorization::Bearer(_) => {
+                        shared.saw(Abuse::WrongToken, self.peer, &"it is unknown, or has ended")
+                    }
                 }
                 // From the beginning: how long the check took shows who or what refused.
                 tokio::time::sleep_until(begun + wait).await;
@@ -154,25 +158,29 @@ impl Login {
             }
             Ok(Some(_) | None) => Err(Reply::Unauthorized),
             Err(error) => {
-                tracing::error!(client = %self.peer, "login undecided: {}", chain(&error));
+                shared.saw(Abuse::Undecided, self.peer, &chain(&error));
                 Err(Reply::LoginUndecided)
             }
         }
     }
 
-    fn refused(&self, denial: &Denial) -> Reply {
+    fn refused(&self, shared: &Shared, denial: &Denial) -> Reply {
         match denial {
             Denial::Rejected => Reply::Unauthorized,
             Denial::Undecided(error) => {
-                tracing::error!(client = %self.peer, "login undecided: {}", chain(error));
+                shared.saw(Abuse::Undecided, self.peer, &chain(error));
                 Reply::LoginUndecided
             }
             Denial::Incomplete(error) => {
-                tracing::error!(client = %self.peer, "login not completed: {}", chain(error));
+                shared.saw(Abuse::Undecided, self.peer, &format_args!("not completed: {}", chain(error)));
                 Reply::Internal
             }
             other => {
-                tracing::error!(client = %self.peer, "login refused in an unknown way: {other:?}");
+                shared.saw(
+                    Abuse::Undecided,
+                    self.peer,
+                    &format_args!("refused in an unknown way: {other:?}"),
+                );
                 Reply::LoginUndecided
             }
         }

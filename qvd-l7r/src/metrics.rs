@@ -57,6 +57,12 @@ metrics! {
     requests_total,
     /// Logins that authenticators were asked for.
     auth_attempts_total,
+    /// Logins refused for their password.
+    auth_passwords_refused_total,
+    /// Logins refused for their token.
+    auth_tokens_refused_total,
+    /// Logins on which nobody could decide.
+    auth_undecided_total,
     /// Logins accepted by them.
     auth_ok_total,
     /// Passwords that wait now for a processor to be hashed by, in this process.

@@ -202,6 +202,31 @@ async fn row_115_a_database_that_is_away_is_503_without_its_words() {
 }
 
 #[tokio::test]
+async fn a_flood_of_wrong_logins_is_counted_in_full_and_logged_in_part() {
+    let world = World::with(Options { failed_login_delay: Some(Duration::ZERO), ..Options::default() }).await;
+    let mut guesser = world.client().await;
+    for guess in 0..30 {
+        let wrong = basic("flood", &format!("guess{guess}"));
+        assert_eq!(guesser.ask(LIST, &[&wrong]).await.status(), 401);
+    }
+    let counts = world.handle.metrics();
+    assert_eq!((counts.auth_passwords_refused_total, counts.auth_tokens_refused_total), (30, 0));
+    assert_eq!(logged().matches(r#"login refused: "flood""#).count(), 10);
+
+    let plugin = Arc::new(Listening { broken: true, ..Listening::default() });
+    let chain = Chain::builder().plugin(plugin).build();
+    let broken = World::with(Options { chain: Some(chain), ..Options::default() }).await;
+    let mut user = broken.client().await;
+    for _ in 0..30 {
+        assert_eq!(user.ask(LIST, &[&basic("alice", PASSWORD)]).await.status(), 503);
+    }
+    assert_eq!(broken.handle.metrics().auth_undecided_total, 30);
+    // Other tests of this process may write such lines, too.
+    let lines = logged().matches("login undecided: ").count();
+    assert!((10..30).contains(&lines), "{lines}");
+}
+
+#[tokio::test]
 async fn an_unknown_authenticator_is_a_refusal_to_start() {
     let db = qvd_db::Db::open(&qvd_db::Backend::SqliteMemory).await.unwrap();
     let config =

@@ -103,7 +103,7 @@ impl Authenticator for Oidc {
             Err(refusal) => {
                 // Of the token itself nothing: nobody has vouched for a word of it.
                 let client = attempt.peer.map(tracing::field::display);
-                tracing::info!(client, "token of the identity provider not taken: {refusal}");
+                tracing::debug!(client, "token of the identity provider not taken: {refusal}");
                 Ok(Verdict::NotMine)
             }
         }
