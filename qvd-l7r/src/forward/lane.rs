@@ -186,7 +186,7 @@ impl Lane {
             return None;
         }
         let (source, _) = (from.socket()?, to.socket()?);
-        // Out of descriptors: copying needs none.
+        // None is left: copying needs none.
         let mut pipe = buffers.pipes.take().ok()?;
         let moved = source.poll_fill(cx, &mut pipe, self.most());
         match moved {

@@ -3,10 +3,12 @@
 //! Worth it only for much at once: a keystroke is copied in less time than its page is handed over. So a lane copies
 //! until a read fills [`MUCH`], splices from then on, and copies again when little comes.
 //!
-//! Pipes belong to the thread, as its buffers do. A session keeps one only while its receiver leaves bytes in it.
+//! Pipes belong to the thread, as its buffers do. A session keeps one only while its receiver leaves bytes in it, and
+//! there are [`MOST_PIPES`]: those for whom none is left copy.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with};
@@ -102,14 +104,33 @@ pub(super) struct Pipe {
     held: usize,
     /// How many of them are counted among the process's.
     counted: usize,
+    _place: Place,
+}
+
+/// One of the pipes that a process may have.
+#[derive(Debug)]
+struct Place;
+
+impl Place {
+    fn take() -> Option<Self> {
+        let one_more = |count| (count < MOST_PIPES).then_some(count + 1);
+        TAKEN.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).ok().map(|_| Self)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        TAKEN.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Pipe {
     fn new() -> io::Result<Self> {
+        let place = Place::take().ok_or(io::ErrorKind::QuotaExceeded)?;
         let (read, write) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
         // As it is it holds what sixteen pages hold; who may not have more goes on with that.
         let _ = fcntl_setpipe_size(&write, PIPE_SIZE);
-        Ok(Self { read, write, held: 0, counted: 0 })
+        Ok(Self { read, write, held: 0, counted: 0, _place: place })
     }
 
     /// Bytes that it holds.
@@ -139,6 +160,10 @@ pub(super) struct Pipes(Vec<Pipe>);
 
 impl Pipes {
     /// An empty one.
+    ///
+    /// # Errors
+    ///
+    /// There are as many as there may be, or the system gives no more: then bytes are copied.
     pub(super) fn take(&mut self) -> io::Result<Pipe> {
         self.0.pop().map_or_else(Pipe::new, Ok)
     }
@@ -158,6 +183,13 @@ fn splice(from: BorrowedFd<'_>, to: BorrowedFd<'_>, most: usize) -> io::Result<u
 
 /// From so many bytes at once on splicing costs less than copying.
 pub(super) const MUCH: usize = 64 << 10;
+
+/// Touched only when a pipe is made or closed.
+static TAKEN: AtomicUsize = AtomicUsize::new(0);
+
+/// Pipes of a process. Slow readers keep theirs, and whoever wants can be slow: they must leave descriptors for those who
+/// come, and pages for the account's other processes, which all together may have 64 MiB in pipes.
+pub(super) const MOST_PIPES: usize = 32;
 
 /// Of a pipe: a whole buffer, in however small pages it comes.
 const PIPE_SIZE: usize = 1 << 20;

@@ -1,11 +1,13 @@
 //! The pump over real sockets that can be spliced.
 
 use std::net::SocketAddr;
+use std::sync::{Mutex, PoisonError};
 
 use proptest::prelude::*;
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixStream};
 
 use super::*;
+use crate::forward::splice::{MOST_PIPES, Pipes};
 use crate::stream::{ClientStream, DesktopStream};
 
 /// Two ends of a connection, with small buffers in the system, so that they fill.
@@ -51,6 +53,9 @@ async fn speak<S: AsyncRead + AsyncWrite>(stream: S, bytes: Vec<u8>, pieces: Vec
 }
 
 fn run_on_sockets<F: Future>(future: F) -> F::Output {
+    // Pipes are the process's: one of these tests takes them all.
+    static ALONE: Mutex<()> = Mutex::new(());
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async { tokio::time::timeout(Duration::from_secs(60), future).await.expect("it ends") })
 }
@@ -158,5 +163,32 @@ fn what_lies_in_a_pipe_is_not_counted_as_delivered_to_a_client_that_broke() {
         drop(client_end);
         assert_eq!((&mut pump).await, Ended::ClientLost);
         assert!(pump.moved().down < sent, "{:?} of {sent}", pump.moved());
+    });
+}
+
+#[test]
+fn when_slow_readers_have_all_the_pipes_bytes_are_copied() {
+    run_on_sockets(async {
+        let mut pipes = Pipes::default();
+        let mut taken: Vec<_> = (0..MOST_PIPES).map(|_| pipes.take().unwrap()).collect();
+        assert_eq!(pipes.take().unwrap_err().kind(), io::ErrorKind::QuotaExceeded);
+        let (mut client_end, client) = connection(50_000).await;
+        let (mut desktop_end, desktop) = connection(400_000).await;
+        let mut client = ClientStream::plain(client);
+        let mut desktop = DesktopStream::Tcp(PlainStream::new(desktop));
+        let mut pump = Pump::new(&mut client, &mut desktop, Prefix::default());
+        let sent = flood(&desktop_end, &mut pump).await;
+        assert!(pump.down.piped() == 0 && pump.footprint() > 0);
+        assert!(pump.footprint() <= BUFFER_SIZE, "{}", pump.footprint());
+        desktop_end.shutdown().await.unwrap();
+        let mut heard = Vec::new();
+        let hear = async {
+            client_end.read_to_end(&mut heard).await.unwrap();
+            client_end.shutdown().await.unwrap();
+        };
+        tokio::join!(&mut pump, hear);
+        assert_eq!(heard.len(), sent);
+        drop(taken.pop());
+        assert!(pipes.take().is_ok(), "they come back");
     });
 }
