@@ -8,7 +8,7 @@ use crate::counters::CounterQueue;
 use crate::error::Result;
 use crate::listen::{self, Listeners, Wanted};
 use crate::proxied::Balancers;
-use crate::server::{Bound, BoundRouter};
+use crate::server::BoundRouter;
 use crate::shared::Shared;
 use crate::succession::{Office, Predecessor, Succession};
 use crate::tls::Tls;
@@ -16,18 +16,20 @@ use crate::workers::Workers;
 
 /// A router that has its certificate, its database and its place among the living, and listens nowhere yet.
 #[derive(Debug)]
-pub struct ReadyRouter(Ready);
+pub struct ReadyRouter {
+    pub(crate) works: Works,
+    pub(crate) place: Place,
+}
 
-/// What a [`ReadyRouter`] is made of.
+/// What a router works with, wherever it listens.
 #[derive(Debug)]
-pub(crate) struct Ready {
+pub(crate) struct Works {
     pub(crate) shared: Arc<Shared>,
     pub(crate) tls: Option<Arc<Tls>>,
     pub(crate) balancers: Balancers,
     pub(crate) workers: Workers,
     pub(crate) queue: CounterQueue,
     pub(crate) stop_notice: Duration,
-    pub(crate) place: Place,
 }
 
 /// Where a router will listen.
@@ -37,24 +39,18 @@ pub(crate) enum Place {
     Open(Vec<TcpListener>),
 }
 
-impl From<Ready> for ReadyRouter {
-    fn from(ready: Ready) -> Self {
-        Self(ready)
-    }
-}
-
 impl ReadyRouter {
     /// Listens where the builder was told.
     ///
     /// # Errors
     ///
     /// [`Error::Bind`](crate::Error::Bind) when an address cannot be listened on.
-    pub fn bind(mut self) -> Result<BoundRouter> {
-        let sockets = match std::mem::replace(&mut self.0.place, Place::Open(Vec::new())) {
+    pub fn bind(self) -> Result<BoundRouter> {
+        let sockets = match self.place {
             Place::At(wanted) => listen::open(&wanted)?,
             Place::Open(sockets) => sockets,
         };
-        self.on(sockets, Office::default())
+        Ok(BoundRouter { works: self.works, listeners: Listeners::new(sockets)?, office: Office::default() })
     }
 
     /// Takes the listening sockets of the router that serves. That one goes on until this one serves, and does not
@@ -65,12 +61,7 @@ impl ReadyRouter {
     /// [`Error::Succession`](crate::Error::Succession) when there is none, or it does not give them.
     pub async fn succeed(self, succession: &Succession) -> Result<BoundRouter> {
         let (predecessor, sockets) = Predecessor::ask(succession).await?;
-        self.on(sockets, Office::succeeding(predecessor))
-    }
-
-    fn on(self, sockets: Vec<TcpListener>, office: Office) -> Result<BoundRouter> {
-        let Ready { shared, tls, balancers, workers, queue, stop_notice, place: _ } = self.0;
-        let listeners = Listeners::new(sockets)?;
-        Ok(Bound { shared, tls, listeners, balancers, workers, queue, stop_notice, office }.into())
+        let (listeners, office) = (Listeners::new(sockets)?, Office::succeeding(predecessor));
+        Ok(BoundRouter { works: self.works, listeners, office })
     }
 }

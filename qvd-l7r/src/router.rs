@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::instance::{self, Instance};
 use crate::listen::{self, Wanted};
 use crate::proxied::Balancers;
-use crate::ready::{Place, Ready, ReadyRouter};
+use crate::ready::{Place, ReadyRouter, Works};
 use crate::server::BoundRouter;
 use crate::shared::{Parts, Shared};
 use crate::tls;
@@ -147,8 +147,8 @@ impl Router {
         // Health checks have an answer from the first one on; a failure shows in it.
         let _ = shared.node.load(&shared.db).await;
         let (balancers, workers) = (self.balancers, Workers::new(self.workers));
-        let (stop_notice, place) = (self.stop_notice, self.place);
-        Ok(Ready { shared, tls, balancers, workers, queue, stop_notice, place }.into())
+        let works = Works { shared, tls, balancers, workers, queue, stop_notice: self.stop_notice };
+        Ok(ReadyRouter { works, place: self.place })
     }
 }
 

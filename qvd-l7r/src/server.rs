@@ -16,13 +16,13 @@ use crate::abuse::Abuse;
 use crate::arrival::{Arrival, Entrance};
 use crate::auth::HASHING;
 use crate::connections::Connections;
-use crate::counters::CounterQueue;
 use crate::error::{Error, Result};
 use crate::farewell::Leaving;
 use crate::gate::{Gate, Room};
 use crate::listen::Listeners;
 use crate::metrics::{Metrics, Snapshot};
 use crate::proxied::Balancers;
+use crate::ready::Works;
 use crate::sessions::Sessions;
 use crate::shared::Shared;
 use crate::strangers::Strangers;
@@ -33,25 +33,10 @@ use crate::workers::Workers;
 
 /// A router that listens; connections wait until [`serve`](Self::serve) runs.
 #[derive(Debug)]
-pub struct BoundRouter(Bound);
-
-/// What a [`BoundRouter`] is made of.
-#[derive(Debug)]
-pub(crate) struct Bound {
-    pub(crate) shared: Arc<Shared>,
-    pub(crate) tls: Option<Arc<Tls>>,
+pub struct BoundRouter {
+    pub(crate) works: Works,
     pub(crate) listeners: Listeners,
-    pub(crate) balancers: Balancers,
-    pub(crate) workers: Workers,
-    pub(crate) queue: CounterQueue,
-    pub(crate) stop_notice: Duration,
     pub(crate) office: Office,
-}
-
-impl From<Bound> for BoundRouter {
-    fn from(bound: Bound) -> Self {
-        Self(bound)
-    }
 }
 
 /// A hand on a router that serves. It keeps nothing of the router alive, its place among the living included.
@@ -88,17 +73,20 @@ impl BoundRouter {
 
     /// Everywhere that it listens; at least one place.
     pub fn local_addrs(&self) -> &[SocketAddr] {
-        self.0.listeners.addresses()
+        self.listeners.addresses()
     }
 
     /// SHA-256 of the certificate; `None` without TLS.
     pub fn fingerprint(&self) -> Option<Fingerprint> {
-        self.0.tls.as_ref().map(|tls| tls.fingerprint())
+        self.works.tls.as_ref().map(|tls| tls.fingerprint())
     }
 
     /// A hand on it for the time that it serves.
     pub fn handle(&self) -> RouterHandle {
-        RouterHandle { metrics: self.0.shared.metrics.clone(), sessions: self.0.shared.sessions.clone() }
+        RouterHandle {
+            metrics: self.works.shared.metrics.clone(),
+            sessions: self.works.shared.sessions.clone(),
+        }
     }
 
     /// Lets another router take the sockets over, as soon as this one serves and as long as it does.
@@ -107,14 +95,14 @@ impl BoundRouter {
     ///
     /// [`Error::Succession`] when the place cannot be made; the router can serve all the same.
     pub fn offer(&mut self, succession: &Succession) -> Result<()> {
-        let sockets = self.0.listeners.shared().map_err(|source| Error::Accept { source })?;
-        self.0.office.offer(succession, sockets)
+        let sockets = self.listeners.shared().map_err(|source| Error::Accept { source })?;
+        self.office.offer(succession, sockets)
     }
 
     /// What to do once this router serves and no other one does any more, before anybody can see the other's end: what
     /// a service is known by, its pid file for one, changes hands here.
     pub fn once_established(&mut self, what: impl FnOnce() + Send + 'static) {
-        self.0.office.once_established(Box::new(what));
+        self.office.once_established(Box::new(what));
     }
 
     /// Serves until `shutdown` is done, then ends in order: health checks are told, idle connections closed, the
@@ -134,7 +122,8 @@ impl BoundRouter {
     /// Dropping it ends every connection at once; the rows of their sessions are cleared by the next router of
     /// this node.
     pub async fn serve(self, shutdown: impl Future<Output = ()> + Send) -> Result<()> {
-        let Bound { shared, tls, listeners, balancers, workers, queue, stop_notice, mut office } = self.0;
+        let Self { works, listeners, mut office } = self;
+        let Works { shared, tls, balancers, workers, queue, stop_notice } = works;
         let mut background = JoinSet::new();
         background.spawn(queue.write(shared.db.clone()));
         background.spawn(upkeep::run(shared.clone(), tls.clone()));
