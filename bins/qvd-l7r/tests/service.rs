@@ -189,16 +189,10 @@ fn sockets_of_the_service_manager_are_used_instead_of_the_configured_address() {
 
 #[test]
 fn root_listens_and_becomes_the_account() {
-    if !geteuid().is_root() {
-        eprintln!("skipped: only root can become somebody else");
-        assert!(std::env::var_os("QVD_TEST_REQUIRE").is_none());
+    if !is_root("become somebody else") {
         return;
     }
-    let account = User::from_name("daemon").unwrap().expect("Debian has it");
-    let port = free_port();
-    let mut service =
-        Service::new(&format!("l7r.address = 127.0.0.1\nl7r.port = {port}\nl7r.as_user = daemon\n"));
-    open_to_all(service.dir.path());
+    let (mut service, account, port) = of_another_account();
     // What root made, the account cannot open: it is told, and by which key.
     let ended = service.command(&[]).output().unwrap();
     let text = String::from_utf8_lossy(&ended.stderr);
@@ -290,16 +284,10 @@ fn sockets_of_the_service_manager_are_not_taken_over() {
 
 #[test]
 fn a_successor_that_root_starts_becomes_the_account_before_it_asks() {
-    if !geteuid().is_root() {
-        eprintln!("skipped: only root can become somebody else");
-        assert!(std::env::var_os("QVD_TEST_REQUIRE").is_none());
+    if !is_root("become somebody else") {
         return;
     }
-    let account = User::from_name("daemon").unwrap().expect("Debian has it");
-    let port = free_port();
-    let mut service =
-        Service::new(&format!("l7r.address = 127.0.0.1\nl7r.port = {port}\nl7r.as_user = daemon\n"));
-    open_to_all(service.dir.path());
+    let (mut service, account, port) = of_another_account();
     // Root makes the database's file.
     assert!(!service.command(&[]).status().unwrap().success());
     give(&service.path("db"), &account);
@@ -321,9 +309,7 @@ fn a_successor_that_root_starts_becomes_the_account_before_it_asks() {
 fn another_account_gets_no_sockets_even_where_it_reaches_the_place() {
     use std::os::unix::fs::PermissionsExt as _;
 
-    if !geteuid().is_root() {
-        eprintln!("skipped: only root can try as somebody else");
-        assert!(std::env::var_os("QVD_TEST_REQUIRE").is_none());
+    if !is_root("try as somebody else") {
         return;
     }
     let port = free_port();
@@ -351,6 +337,26 @@ fn another_account_gets_no_sockets_even_where_it_reaches_the_place() {
     assert_eq!(ask("root"), "sockets\n");
     assert!(answers(SocketAddr::new("127.0.0.1".parse().unwrap(), port)));
     service.stop();
+}
+
+/// Whether this is root, who alone can do something; a test that is skipped says so.
+fn is_root(can: &str) -> bool {
+    let is_root = geteuid().is_root();
+    if !is_root {
+        eprintln!("skipped: only root can {can}");
+        assert!(std::env::var_os("QVD_TEST_REQUIRE").is_none());
+    }
+    is_root
+}
+
+/// A service that becomes the account `daemon`, and its port.
+fn of_another_account() -> (Service, User, u16) {
+    let account = User::from_name("daemon").unwrap().expect("Debian has it");
+    let port = free_port();
+    let service =
+        Service::new(&format!("l7r.address = 127.0.0.1\nl7r.port = {port}\nl7r.as_user = daemon\n"));
+    open_to_all(service.dir.path());
+    (service, account, port)
 }
 
 /// Gives a directory and what is in it away.

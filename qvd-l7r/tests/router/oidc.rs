@@ -7,11 +7,10 @@ use qvd_core::TenantId;
 use qvd_core::config::Config;
 use qvd_core::testkit::conformance::{self, AuthenticatorSubject};
 use qvd_l7r::auth::Oidc;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::support::{
     AUDIENCE, Client, Glewlwyd, NodeIssuer, OTHER_CLIENT, OUR_CLIENT, Options, PASSWORD, World, basic,
-    logged, request, soon, user,
+    logged, request, user,
 };
 
 const LIST: &str = "/qvd/list_of_vm";
@@ -55,11 +54,7 @@ async fn a_token_lists_connects_and_stops_and_passwords_do_as_before() {
     client.send(request(&format!("/qvd/connect_to_vm?id={}", world.vm), &[&bearer(&token), UPGRADE])).await;
     client.switched().await;
     let mut session = desktop.session().await;
-    client.send("hello").await;
-    let mut heard = [0; 5];
-    soon(session.read_exact(&mut heard)).await.unwrap();
-    session.write_all(b"there").await.unwrap();
-    assert_eq!((&heard, client.record().await.unwrap()), (b"hello", b"there".to_vec()));
+    client.talks_with(&mut session).await;
     assert_eq!(desktop.x_start().get("qvd.vm.user.name").map(String::as_str), Some("alice"));
     assert_eq!(world.row().await.real_user_id, Some(world.alice));
     client.close().await;

@@ -8,11 +8,10 @@ use qvd_core::auth::{Attempt, AuthError, Authenticator, Chain, Login, Verdict};
 use qvd_core::model::Properties;
 use qvd_core::{Secret, VmId};
 use qvd_db::NewToken;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::support::{
     Client, DIRECTORY_PASSWORD, Options, PASSWORD, Response, Slapd, World, basic, logged, machine, request,
-    soon, user,
+    user,
 };
 
 const LIST: &str = "/qvd/list_of_vm";
@@ -67,11 +66,7 @@ async fn a_user_who_is_logged_in_gets_a_token_that_lists_connects_and_stops() {
     let mut client = connecting(&world, world.vm, &token).await;
     client.switched().await;
     let mut session = desktop.session().await;
-    client.send("hello").await;
-    let mut heard = [0; 5];
-    soon(session.read_exact(&mut heard)).await.unwrap();
-    session.write_all(b"there").await.unwrap();
-    assert_eq!((&heard, client.record().await.unwrap()), (b"hello", b"there".to_vec()));
+    client.talks_with(&mut session).await;
     assert_eq!(world.row().await.real_user_id, Some(world.alice));
     client.close().await;
     world.until_counted("two tokens", |c| (c.http_requests, c.auth_attempts, c.auth_ok) == (3, 3, 3)).await;

@@ -11,7 +11,7 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 
 use super::soon;
 
@@ -111,6 +111,15 @@ impl Client {
                 return None;
             }
         }
+    }
+
+    /// A word to a desktop and one back.
+    pub(crate) async fn talks_with(&mut self, session: &mut UnixStream) {
+        self.send("hello").await;
+        let mut heard = [0; 5];
+        soon(session.read_exact(&mut heard)).await.unwrap();
+        session.write_all(b"there").await.unwrap();
+        assert_eq!((&heard, self.record().await.unwrap()), (b"hello", b"there".to_vec()));
     }
 
     /// The next record as text.

@@ -3,17 +3,16 @@
 //! It is two issuers in one server: `rsa` signs with RS256, `ec` with ES256. Whoever is added may log in there.
 
 use std::fs::File;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
 use reqwest::Method;
 use serde_json::{Value, json};
-use tokio::net::TcpStream;
 
+use super::Options;
 use super::browser::{Browser, Page, in_query, with_query};
-use super::{Options, PATIENCE};
+use super::server::{Server, free_port, skipped};
 
 /// Everybody's password there.
 pub(crate) const GLEWLWYD_PASSWORD: &str = "an issuer's password";
@@ -23,17 +22,10 @@ pub(crate) const OUR_CLIENT: &str = "qvd";
 pub(crate) const OTHER_CLIENT: &str = "wiki";
 
 pub(crate) struct Glewlwyd {
+    server: Server,
     dir: tempfile::TempDir,
-    server: Child,
     port: u16,
     administrator: Browser,
-}
-
-impl Drop for Glewlwyd {
-    fn drop(&mut self) {
-        let _ = self.server.kill();
-        let _ = self.server.wait();
-    }
 }
 
 impl Glewlwyd {
@@ -41,8 +33,7 @@ impl Glewlwyd {
     pub(crate) async fn start() -> Option<Self> {
         if !is_installed() {
             let why = "glewlwyd is not installed (Debian: glewlwyd dbconfig-sqlite3)";
-            assert_ne!(std::env::var("QVD_TEST_REQUIRE").as_deref(), Ok("1"), "{why}");
-            eprintln!("skipped: {why}");
+            skipped(why);
             return None;
         }
         let dir = tempfile::Builder::new().prefix("qvd-oidc-").tempdir().unwrap();
@@ -50,12 +41,10 @@ impl Glewlwyd {
         write_certificate(dir.path());
         // Somebody else may take the port between our look and the server's.
         for _ in 0..5 {
-            let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-            let server = launch(dir.path(), port);
-            let mut glewlwyd =
-                Self { dir: tempfile::tempdir().unwrap(), server, port, administrator: Browser::new() };
-            if glewlwyd.answers().await {
-                glewlwyd.dir = dir;
+            let port = free_port();
+            let mut server = launch(dir.path(), port);
+            if server.listens(port).await {
+                let mut glewlwyd = Self { server, dir, port, administrator: Browser::new() };
                 glewlwyd.furnish().await;
                 return Some(glewlwyd);
             }
@@ -129,8 +118,7 @@ impl Glewlwyd {
 
     /// Ends it, as an outage does.
     pub(crate) fn stop(&mut self) {
-        self.server.kill().unwrap();
-        self.server.wait().unwrap();
+        self.server.stop();
     }
 
     async fn furnish(&mut self) {
@@ -171,23 +159,6 @@ impl Glewlwyd {
     fn api(&self) -> String {
         format!("https://127.0.0.1:{}/api", self.port)
     }
-
-    /// Whether it listens; false when it has ended instead.
-    async fn answers(&mut self) -> bool {
-        let mut poll = tokio::time::interval(std::time::Duration::from_millis(10));
-        let wait = async {
-            loop {
-                poll.tick().await;
-                if self.server.try_wait().unwrap().is_some() {
-                    return false;
-                }
-                if TcpStream::connect(("127.0.0.1", self.port)).await.is_ok() {
-                    return true;
-                }
-            }
-        };
-        tokio::time::timeout(PATIENCE, wait).await.expect("glewlwyd listens or ends")
-    }
 }
 
 #[track_caller]
@@ -201,7 +172,7 @@ fn is_installed() -> bool {
     is_there("glewlwyd") && is_there("sqlite3") && is_there("openssl") && Path::new(TABLES).exists()
 }
 
-fn launch(dir: &Path, port: u16) -> Child {
+fn launch(dir: &Path, port: u16) -> Server {
     let top = dir.display();
     let text = format!(
         r#"port = {port}
@@ -233,15 +204,7 @@ database = {{ type = "sqlite3"; path = "{top}/database"; }};
     );
     let file = dir.join("glewlwyd.conf");
     std::fs::write(&file, text).unwrap();
-    // It goes with the test, whatever ends that.
-    Command::new("setpriv")
-        .args(["--pdeathsig", "KILL", "glewlwyd", "--config-file"])
-        .arg(file)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap()
+    Server::start(Server::command("glewlwyd").arg("--config-file").arg(file))
 }
 
 fn write_certificate(dir: &Path) {

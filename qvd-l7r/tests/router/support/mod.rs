@@ -6,6 +6,7 @@ mod desktop;
 mod glewlwyd;
 mod log;
 mod node_issuer;
+mod server;
 mod slapd;
 mod worker;
 mod world;

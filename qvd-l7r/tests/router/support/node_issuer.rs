@@ -2,28 +2,22 @@
 
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{ChildStdout, Stdio};
 
 use serde_json::Value;
 
 use super::Options;
 use super::browser::{Browser, in_query, with_query};
+use super::server::{Server, skipped};
 
 /// The audience of its access tokens.
 pub(crate) const AUDIENCE: &str = "https://desktops.example";
 
 pub(crate) struct NodeIssuer {
-    server: Child,
+    server: Server,
     /// A server whose output nobody holds would end.
     _output: BufReader<ChildStdout>,
     pub(crate) url: String,
-}
-
-impl Drop for NodeIssuer {
-    fn drop(&mut self) {
-        let _ = self.server.kill();
-        let _ = self.server.wait();
-    }
 }
 
 impl NodeIssuer {
@@ -34,8 +28,7 @@ impl NodeIssuer {
         let has_node = std::env::split_paths(&path).any(|dir| dir.join("node").exists());
         if !has_node || !modules.join("oidc-provider").exists() {
             let why = "node or its oidc-provider is not there ('.ci/setup test' gets both)";
-            assert_ne!(std::env::var("QVD_TEST_REQUIRE").as_deref(), Ok("1"), "{why}");
-            eprintln!("skipped: {why}");
+            skipped(why);
             return None;
         }
         Some(Self::launch(&modules))
@@ -96,24 +89,15 @@ impl NodeIssuer {
 
     /// Ends it, as an outage does.
     pub(crate) fn stop(&mut self) {
-        self.server.kill().unwrap();
-        self.server.wait().unwrap();
+        self.server.stop();
     }
 
     fn launch(modules: &Path) -> Self {
         let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/router/support/issuer.mjs");
-        // It goes with the test, whatever ends that.
-        let mut server = Command::new("setpriv")
-            .args(["--pdeathsig", "KILL", "node"])
-            .arg(script)
-            .arg(modules)
-            .arg("0")
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut output = BufReader::new(server.stdout.take().unwrap());
+        let mut command = Server::command("node");
+        command.arg(script).arg(modules).arg("0").stdout(Stdio::piped());
+        let mut server = Server::start(&mut command);
+        let mut output = BufReader::new(server.output());
         let mut line = String::new();
         while !line.starts_with("http://") {
             line.clear();

@@ -7,15 +7,15 @@
 //! | `o=racf` | people about whom the server says why they may not bind | everybody |
 
 use std::io::Write as _;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use rcgen::{CertificateParams, KeyPair};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpStream, UnixListener};
+use tokio::net::UnixListener;
 
-use super::{Options, PATIENCE};
+use super::Options;
+use super::server::{Server, free_port, skipped};
 
 /// The password of everybody in the directory.
 pub(crate) const DIRECTORY_PASSWORD: &str = "dir:wörd";
@@ -24,17 +24,10 @@ pub(crate) const DIRECTORY_PASSWORD: &str = "dir:wörd";
 pub(crate) const ADMINISTRATOR_PASSWORD: &str = "admin-wörd";
 
 pub(crate) struct Slapd {
+    server: Server,
     dir: tempfile::TempDir,
-    server: Child,
     pub(crate) port: u16,
     pub(crate) tls_port: u16,
-}
-
-impl Drop for Slapd {
-    fn drop(&mut self) {
-        let _ = self.server.kill();
-        let _ = self.server.wait();
-    }
 }
 
 impl Slapd {
@@ -42,8 +35,7 @@ impl Slapd {
     pub(crate) async fn start() -> Option<Self> {
         let Some((slapd, slapadd)) = program("slapd").zip(program("slapadd")) else {
             let why = "slapd is not installed (Debian: slapd)";
-            assert_ne!(std::env::var("QVD_TEST_REQUIRE").as_deref(), Ok("1"), "{why}");
-            eprintln!("skipped: {why}");
+            skipped(why);
             return None;
         };
         let dir = tempfile::Builder::new().prefix("qvd-ldap-").tempdir().unwrap();
@@ -55,11 +47,9 @@ impl Slapd {
         // Somebody else may take a port between our look and slapd's.
         for _ in 0..5 {
             let (port, tls_port) = (free_port(), free_port());
-            let server = launch(&slapd, &configuration, port, tls_port);
-            let mut slapd = Self { dir: tempfile::tempdir().unwrap(), server, port, tls_port };
-            if slapd.answers().await {
-                slapd.dir = dir;
-                return Some(slapd);
+            let mut server = launch(&slapd, &configuration, port, tls_port);
+            if server.listens(tls_port).await {
+                return Some(Self { server, dir, port, tls_port });
             }
         }
         panic!("slapd does not start");
@@ -85,25 +75,7 @@ impl Slapd {
 
     /// Ends it, as an outage does.
     pub(crate) fn stop(&mut self) {
-        self.server.kill().unwrap();
-        self.server.wait().unwrap();
-    }
-
-    /// Whether it listens; false when it has ended instead.
-    async fn answers(&mut self) -> bool {
-        let mut poll = tokio::time::interval(std::time::Duration::from_millis(10));
-        let wait = async {
-            loop {
-                poll.tick().await;
-                if self.server.try_wait().unwrap().is_some() {
-                    return false;
-                }
-                if TcpStream::connect(("127.0.0.1", self.tls_port)).await.is_ok() {
-                    return true;
-                }
-            }
-        };
-        tokio::time::timeout(PATIENCE, wait).await.expect("slapd listens or ends")
+        self.server.stop();
     }
 }
 
@@ -114,25 +86,13 @@ fn program(name: &str) -> Option<PathBuf> {
     std::env::split_paths(&path).chain(more).map(|dir| dir.join(name)).find(|file| file.exists())
 }
 
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
-fn launch(slapd: &Path, configuration: &Path, port: u16, tls_port: u16) -> Child {
-    // It goes with the test, whatever ends that.
-    Command::new("setpriv")
-        .args(["--pdeathsig", "KILL"])
-        .arg(slapd)
-        .args(["-d", "0", "-f"])
-        .arg(configuration)
-        .args([
-            "-h",
-            &format!("ldap://127.0.0.1:{port}/ ldaps://127.0.0.1:{tls_port}/ ldaps://127.0.0.2:{tls_port}/"),
-        ])
-        .stdin(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap()
+fn launch(slapd: &Path, configuration: &Path, port: u16, tls_port: u16) -> Server {
+    let mut command = Server::command(slapd);
+    command.args(["-d", "0", "-f"]).arg(configuration).args([
+        "-h",
+        &format!("ldap://127.0.0.1:{port}/ ldaps://127.0.0.1:{tls_port}/ ldaps://127.0.0.2:{tls_port}/"),
+    ]);
+    Server::start(&mut command)
 }
 
 fn write_configuration(dir: &Path) -> PathBuf {
