@@ -12,7 +12,7 @@ use nix::fcntl::OFlag;
 pub struct PidPlace {
     path: PathBuf,
     key: &'static str,
-    /// The file that is there. Who may not put another one in its place writes into it.
+    /// The file that is there. Who cannot put another one in its place writes into it.
     file: Option<File>,
 }
 
@@ -51,13 +51,13 @@ impl PidPlace {
             fs::rename(&new, &path)?;
             Ok(file)
         });
-        let written = replaced.or_else(|error| match file {
-            Some(file) if error.kind() == io::ErrorKind::PermissionDenied => {
-                file.write_all_at(text.as_bytes(), 0)?;
-                file.set_len(text.len() as u64)?;
-                Ok(file)
-            }
-            Some(_) | None => Err(error),
+        let written = replaced.or_else(|error| {
+            let _ = fs::remove_file(&new);
+            // In a directory of others, or on a full disk.
+            let file = file.ok_or(error)?;
+            file.write_all_at(text.as_bytes(), 0)?;
+            file.set_len(text.len() as u64)?;
+            Ok::<_, io::Error>(file)
         });
         match written {
             Ok(file) => Some(PidFile { path, file }),
@@ -113,6 +113,19 @@ mod tests {
         fs::write(&path, "123456789\n").unwrap();
         let place = PidFile::prepare(&path, "x.pid_file");
         assert_eq!(fs::read_to_string(&path).unwrap(), "123456789\n", "still the one before");
+        let file = place.write().unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), format!("{}\n", std::process::id()));
+        drop(file);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn where_no_other_file_can_be_made_the_one_that_is_there_is_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.pid");
+        fs::write(&path, "123456789\n").unwrap();
+        let place = PidFile::prepare(&path, "x.pid_file");
+        fs::create_dir(dir.path().join("x.new")).unwrap();
         let file = place.write().unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), format!("{}\n", std::process::id()));
         drop(file);
