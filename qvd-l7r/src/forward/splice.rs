@@ -3,12 +3,12 @@
 //! Worth it only for much at once: a keystroke is copied in less time than its page is handed over. So a lane copies
 //! until a read fills [`MUCH`], splices from then on, and copies again when little comes.
 //!
-//! Pipes belong to the thread, as its buffers do. A session keeps one only while its receiver leaves bytes in it, and
-//! there are [`MOST_PIPES`]: those for whom none is left copy.
+//! Pipes belong to the thread, as its buffers do, and it has [`MOST_PIPES`]. A session keeps one only while its receiver
+//! leaves bytes in it; when none is left bytes are copied.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with};
@@ -104,29 +104,12 @@ pub(super) struct Pipe {
     held: usize,
     /// How many of them are counted among the process's.
     counted: usize,
-    _place: Place,
-}
-
-/// One of the pipes that a process may have.
-#[derive(Debug)]
-struct Place;
-
-impl Place {
-    fn take() -> Option<Self> {
-        let one_more = |count| (count < MOST_PIPES).then_some(count + 1);
-        TAKEN.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).ok().map(|_| Self)
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        TAKEN.fetch_sub(1, Ordering::Relaxed);
-    }
+    /// Among those of its thread.
+    _place: Arc<()>,
 }
 
 impl Pipe {
-    fn new() -> io::Result<Self> {
-        let place = Place::take().ok_or(io::ErrorKind::QuotaExceeded)?;
+    fn new(place: Arc<()>) -> io::Result<Self> {
         let (read, write) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
         // As it is it holds what sixteen pages hold; who may not have more goes on with that.
         let _ = fcntl_setpipe_size(&write, PIPE_SIZE);
@@ -154,9 +137,13 @@ impl Drop for Pipe {
     }
 }
 
-/// The empty pipes of a thread.
+/// The pipes of a thread.
 #[derive(Debug, Default)]
-pub(super) struct Pipes(Vec<Pipe>);
+pub(super) struct Pipes {
+    empty: Vec<Pipe>,
+    /// Each pipe has one, wherever it is.
+    places: Arc<()>,
+}
 
 impl Pipes {
     /// An empty one.
@@ -165,13 +152,19 @@ impl Pipes {
     ///
     /// There are as many as there may be, or the system gives no more: then bytes are copied.
     pub(super) fn take(&mut self) -> io::Result<Pipe> {
-        self.0.pop().map_or_else(Pipe::new, Ok)
+        if let Some(pipe) = self.empty.pop() {
+            return Ok(pipe);
+        }
+        if Arc::strong_count(&self.places) > MOST_PIPES {
+            return Err(io::ErrorKind::QuotaExceeded.into());
+        }
+        Pipe::new(self.places.clone())
     }
 
     /// Takes one back that is empty.
     pub(super) fn put(&mut self, pipe: Pipe) {
-        if pipe.held == 0 && self.0.len() < MOST_SPARE {
-            self.0.push(pipe);
+        if pipe.held == 0 {
+            self.empty.push(pipe);
         }
     }
 }
@@ -184,15 +177,9 @@ fn splice(from: BorrowedFd<'_>, to: BorrowedFd<'_>, most: usize) -> io::Result<u
 /// From so many bytes at once on splicing costs less than copying.
 pub(super) const MUCH: usize = 64 << 10;
 
-/// Touched only when a pipe is made or closed.
-static TAKEN: AtomicUsize = AtomicUsize::new(0);
-
-/// Pipes of a process. Slow readers keep theirs, and whoever wants can be slow: they must leave descriptors for those who
+/// Pipes of a thread. Slow readers keep theirs, and whoever wants can be slow: they must leave descriptors for those who
 /// come, and pages for the account's other processes, which all together may have 64 MiB in pipes.
-pub(super) const MOST_PIPES: usize = 32;
+pub(super) const MOST_PIPES: usize = 8;
 
-/// Of a pipe: a whole buffer, in however small pages it comes.
-const PIPE_SIZE: usize = 1 << 20;
-
-/// Pipes that a thread keeps for its next sessions.
-const MOST_SPARE: usize = 4;
+/// Of a pipe: a whole buffer, with room for pages that are not full.
+const PIPE_SIZE: usize = 512 << 10;

@@ -1,13 +1,12 @@
 //! The pump over real sockets that can be spliced.
 
 use std::net::SocketAddr;
-use std::sync::{Mutex, PoisonError};
 
 use proptest::prelude::*;
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixStream};
 
 use super::*;
-use crate::forward::splice::{MOST_PIPES, Pipes};
+use crate::forward::splice::MOST_PIPES;
 use crate::stream::{ClientStream, DesktopStream};
 
 /// Two ends of a connection, with small buffers in the system, so that they fill.
@@ -53,9 +52,6 @@ async fn speak<S: AsyncRead + AsyncWrite>(stream: S, bytes: Vec<u8>, pieces: Vec
 }
 
 fn run_on_sockets<F: Future>(future: F) -> F::Output {
-    // Pipes are the process's: one of these tests takes them all.
-    static ALONE: Mutex<()> = Mutex::new(());
-    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async { tokio::time::timeout(Duration::from_secs(60), future).await.expect("it ends") })
 }
@@ -169,9 +165,9 @@ fn what_lies_in_a_pipe_is_not_counted_as_delivered_to_a_client_that_broke() {
 #[test]
 fn when_slow_readers_have_all_the_pipes_bytes_are_copied() {
     run_on_sockets(async {
-        let mut pipes = Pipes::default();
-        let mut taken: Vec<_> = (0..MOST_PIPES).map(|_| pipes.take().unwrap()).collect();
-        assert_eq!(pipes.take().unwrap_err().kind(), io::ErrorKind::QuotaExceeded);
+        let take = || with_buffers(|buffers| buffers.pipes.take());
+        let mut taken: Vec<_> = (0..MOST_PIPES).map(|_| take().unwrap()).collect();
+        assert_eq!(take().unwrap_err().kind(), io::ErrorKind::QuotaExceeded);
         let (mut client_end, client) = connection(50_000).await;
         let (mut desktop_end, desktop) = connection(400_000).await;
         let mut client = ClientStream::plain(client);
@@ -189,6 +185,6 @@ fn when_slow_readers_have_all_the_pipes_bytes_are_copied() {
         tokio::join!(&mut pump, hear);
         assert_eq!(heard.len(), sent);
         drop(taken.pop());
-        assert!(pipes.take().is_ok(), "they come back");
+        assert!(take().is_ok(), "they come back");
     });
 }
