@@ -111,8 +111,9 @@ impl Lab {
                         driver.cleanup(vm_id).await.unwrap();
                     }
                     Found::Partial { vm_id, .. } => match driver.cleanup(vm_id).await {
-                        // A holder that was on its way looked whether its order is still there.
-                        Ok(()) | Err(HypervisorError::Busy { .. }) => {}
+                        // A holder that was on its way looked whether its order is still there, and had the home's lock
+                        // for that moment.
+                        Ok(()) | Err(HypervisorError::Busy { .. } | HypervisorError::HomeInUse { .. }) => {}
                         Err(error) => panic!("{error}"),
                     },
                     // Being launched or just ending: it will be something else in a moment.
