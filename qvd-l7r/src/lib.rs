@@ -49,6 +49,7 @@ mod node;
 mod place;
 pub mod progress;
 mod proxied;
+mod quota;
 mod random;
 mod ready;
 mod router;

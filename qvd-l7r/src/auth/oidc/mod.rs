@@ -20,8 +20,8 @@ mod settings;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
-use std::time::SystemTime;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Instant, SystemTime};
 
 use async_trait::async_trait;
 use jsonwebtoken::Algorithm;
@@ -36,6 +36,7 @@ use keys::{Signature, Wanted};
 pub(super) use settings::Settings;
 
 use crate::error::Result;
+use crate::quota::Quota;
 
 /// Takes the tokens of one identity provider.
 #[derive(Debug)]
@@ -43,6 +44,7 @@ pub struct Oidc {
     rules: Rules,
     algorithms: Vec<Algorithm>,
     keeper: Arc<Keeper>,
+    lines: Mutex<Quota>,
 }
 
 impl Oidc {
@@ -57,7 +59,17 @@ impl Oidc {
 
     pub(super) fn new(settings: Settings) -> Self {
         let Settings { issuer, algorithms, rules } = settings;
-        Self { rules, algorithms, keeper: Keeper::new(issuer) }
+        Self { rules, algorithms, keeper: Keeper::new(issuer), lines: Mutex::default() }
+    }
+
+    /// Why a token is refused, in some lines a minute; of the token itself nothing: nobody has vouched for a word of it.
+    fn tell(&self, attempt: &Attempt, refusal: Refusal) {
+        let told = self.lines.lock().unwrap_or_else(PoisonError::into_inner).take(Instant::now());
+        if let Some(untold) = told {
+            let untold = (untold > 0).then_some(untold);
+            let client = attempt.peer.map(tracing::field::display);
+            tracing::info!(client, untold, "token of the identity provider not taken: {refusal}");
+        }
     }
 
     async fn check(&self, jwt: &Jwt<'_>, now: SystemTime) -> Result<Result<Login, Refusal>, AuthError> {
@@ -101,9 +113,7 @@ impl Authenticator for Oidc {
             Ok(login) => Ok(Verdict::Accepted(login)),
             Err(Refusal::Issuer) => Ok(Verdict::NotMine),
             Err(refusal) => {
-                // Of the token itself nothing: nobody has vouched for a word of it.
-                let client = attempt.peer.map(tracing::field::display);
-                tracing::debug!(client, "token of the identity provider not taken: {refusal}");
+                self.tell(attempt, refusal);
                 Ok(Verdict::NotMine)
             }
         }

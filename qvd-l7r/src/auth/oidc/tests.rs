@@ -60,7 +60,7 @@ impl Played {
             case_sensitive: false,
         };
         let algorithms = vec![Algorithm::RS256, Algorithm::ES256];
-        Oidc { rules, algorithms, keeper: Keeper::new(self.clone()) }
+        Oidc { rules, algorithms, keeper: Keeper::new(self.clone()), lines: Mutex::default() }
     }
 }
 
