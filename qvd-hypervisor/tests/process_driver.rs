@@ -100,19 +100,22 @@ async fn on_a_bridge_a_machine_has_an_address_of_its_own() {
 
 #[tokio::test]
 async fn inside_is_a_small_world_of_its_own() {
+    // A name that nobody else on this host uses, whatever lies in its /tmp.
+    let trace = format!("qvd-test-{}-was-here", std::process::id());
     let mut lab = Lab::new(
-        "{ echo uid=$(id -u); echo user=$(id -un); echo home=$HOME; echo host=$(uname -n)
+        &"{ echo uid=$(id -u); echo user=$(id -un); echo home=$HOME; echo host=$(uname -n)
            echo tmp=$(ls -A /tmp | tr '\\n' ' ')
            echo processes=$(ls -d /proc/[0-9]* | wc -l)
            touch /usr/qvd-was-here 2>/dev/null && echo usr=writable || echo usr=read-only
            touch \"$HOME/letter\" && echo home=writable
-           touch /tmp/x /dev/shm/y && echo tmp=writable
+           touch /tmp/TRACE /dev/shm/TRACE && echo tmp=writable
            cat /run/qvd-host/*/*/shared/note
            echo blocked=$(sed -n 's/^SigBlk:[[:space:]]*0*//p' /proc/self/status)
            echo privileges=$(grep NoNewPrivs /proc/self/status | tr -dc 01)
            ls -d /run/user/$(id -u)
          } > $run/report 2>&1
-         trap 'exit 0' TERM; touch $run/up; while :; do sleep 60 & wait $!; done",
+         trap 'exit 0' TERM; touch $run/up; while :; do sleep 60 & wait $!; done"
+            .replace("TRACE", &trace),
     );
     let shared = lab.dir.path().join("shared");
     fs::create_dir(&shared).unwrap();
@@ -141,7 +144,9 @@ async fn inside_is_a_small_world_of_its_own() {
         report.lines().find_map(|line| line.strip_prefix("processes=")).unwrap().trim().parse().unwrap();
     assert!(processes < 10, "the host's processes are visible:\n{report}");
     assert!(lab.settings.homefs_dir.join("1-fs/ann/letter").exists());
-    assert!(!Path::new("/tmp/x").exists());
+    for outside in ["/tmp", "/dev/shm"].map(|dir| Path::new(dir).join(&trace)) {
+        assert!(!outside.exists(), "what is written inside is outside too: {}", outside.display());
+    }
     lab.end().await;
     assert!(lab.settings.homefs_dir.join("1-fs/ann/letter").exists(), "a home outlives everything");
 }
