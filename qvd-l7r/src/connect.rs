@@ -413,6 +413,7 @@ impl Shell {
         // The desktop's stream goes before the row: who takes the session next finds the desktop left.
         drop(self.desktop.take());
         let (db, ticket) = (self.shared.db.clone(), self.ticket);
+        let turns = self.shared.settling.clone();
         let write = self.effect.take().filter(|_| self.effect_writes);
         let settle = async move {
             // A write on its way could land behind the giving back.
@@ -424,7 +425,7 @@ impl Shell {
                 takeover::give_back(&db, ticket.vm(), ticket.id()).await;
                 return;
             }
-            takeover::settle(&db, ticket).await;
+            takeover::settle(db, turns, ticket).await;
         };
         tokio::join!(settle, self.channel.close());
     }

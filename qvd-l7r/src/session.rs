@@ -80,8 +80,7 @@ impl Session {
         drop(desktop);
         // Neither waits for the other: a user sees the end although the database is away, and whoever comes next
         // gets the row although this client takes its time.
-        let db = shared.db.clone();
-        let settled = shared.control.spawn(async move { takeover::settle(&db, ticket).await });
+        let settled = shared.control.spawn(takeover::settle(shared.db.clone(), shared.settling.clone(), ticket));
         let _ = tokio::join!(settled, close(&mut client));
         if lasted < shared.config().seconds("internal.l7r.short_session") {
             shared.counters.count(router, HostCounter::ShortSessions);

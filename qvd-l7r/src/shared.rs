@@ -10,6 +10,7 @@ use qvd_core::balance::{LoadBalancer, Weighted};
 use qvd_core::config::Config;
 use qvd_db::Db;
 use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
 
 use crate::abuse::{Abuse, Watch};
 use crate::auth::Throttle;
@@ -18,6 +19,7 @@ use crate::instance::Instance;
 use crate::metrics::Metrics;
 use crate::node::Node;
 use crate::sessions::Sessions;
+use crate::takeover;
 
 #[derive(Debug)]
 pub(crate) struct Shared {
@@ -31,6 +33,8 @@ pub(crate) struct Shared {
     pub(crate) throttle: Mutex<Throttle>,
     /// Where everything runs but the desktops' streams.
     pub(crate) control: Handle,
+    /// Whose row is given back next.
+    pub(crate) settling: Arc<Semaphore>,
     watch: Watch,
     /// The router is on its way out and takes no new work.
     pub(crate) stopping: AtomicBool,
@@ -64,6 +68,7 @@ impl Shared {
             control: parts.control,
             metrics: Arc::default(),
             throttle: Mutex::new(parts.throttle),
+            settling: Arc::new(Semaphore::new(takeover::MOST_SETTLING)),
             watch: Watch::default(),
             stopping: AtomicBool::new(false),
             config: RwLock::new(parts.config),

@@ -2,10 +2,13 @@
 //! connect machine; none of them can touch a row that another session owns.
 
 use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
 
 use qvd_core::error::chain;
 use qvd_core::{HostId, SessionId, UserId, VmId};
 use qvd_db::{Db, Guard, NewSession};
+use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use crate::broker::{Event, Failure};
@@ -76,8 +79,16 @@ pub(crate) async fn give_back(db: &Db, vm: VmId, session: SessionId) -> bool {
 }
 
 /// Gives a session's row back and its place in the list; what cannot be given back now stays owed.
-pub(crate) async fn settle(db: &Db, mut ticket: Ticket) {
-    if ticket.is_owing() && give_back(db, ticket.vm(), ticket.id()).await {
+///
+/// A network that breaks ends all sessions in one moment, and each statement takes kilobytes while it waits for the
+/// database: whoever has to wait long for its turn leaves its row to the upkeep.
+pub(crate) async fn settle(db: Db, turns: Arc<Semaphore>, mut ticket: Ticket) {
+    if !ticket.is_owing() {
+        return;
+    }
+    if let Ok(Ok(_turn)) = tokio::time::timeout(SETTLING_WAIT, turns.acquire()).await
+        && Box::pin(give_back(&db, ticket.vm(), ticket.id())).await
+    {
         ticket.settled();
     }
 }
@@ -85,4 +96,43 @@ pub(crate) async fn settle(db: &Db, mut ticket: Ticket) {
 fn failed(vm: VmId, error: &qvd_db::Error) -> Event {
     tracing::warn!(vm = %vm, "connect cannot go on: {}", chain(error));
     Event::Failed(Failure::Database)
+}
+
+/// Rows given back at once.
+pub(crate) const MOST_SETTLING: usize = 64;
+
+/// How long one waits for its turn.
+const SETTLING_WAIT: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use std::mem::size_of_val;
+
+    use qvd_core::{SessionId, VmId};
+
+    use super::*;
+    use crate::sessions::Sessions;
+
+    async fn ticket(sessions: &Arc<Sessions>) -> (Db, Ticket) {
+        let db = qvd_db::testkit::memory().await;
+        let mut ticket = sessions.enter(VmId::new(1), SessionId::from_u128(1));
+        ticket.owes();
+        (db, ticket)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_waits_long_for_a_turn_stays_owed() {
+        let sessions = Arc::new(Sessions::default());
+        let (db, ticket) = ticket(&sessions).await;
+        settle(db, Arc::new(Semaphore::new(0)), ticket).await;
+        assert_eq!(sessions.take_owed().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn waiting_for_a_turn_takes_little_memory() {
+        let sessions = Arc::new(Sessions::default());
+        let (db, ticket) = ticket(&sessions).await;
+        let waiting = settle(db, Arc::new(Semaphore::new(0)), ticket);
+        assert!(size_of_val(&waiting) < 512, "{}", size_of_val(&waiting));
+    }
 }

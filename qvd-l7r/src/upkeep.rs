@@ -72,12 +72,16 @@ async fn clear_up(shared: &Shared) {
     }
 }
 
-/// Gives back the rows of sessions that could not do it themselves.
+/// Gives back the rows of sessions that could not do it themselves, as long as the database takes them.
 pub(crate) async fn give_back_owed(shared: &Shared) {
-    for (vm, session) in shared.sessions.take_owed() {
+    let mut owed = shared.sessions.take_owed().into_iter();
+    while let Some((vm, session)) = owed.next() {
         if takeover::give_back(&shared.db, vm, session).await {
             tracing::info!(vm = %vm, session = %session, "session given back late");
-        } else {
+            continue;
+        }
+        // The last next time, in case that it is this row alone.
+        for (vm, session) in owed.by_ref().chain([(vm, session)]) {
             shared.sessions.owe(vm, session);
         }
     }

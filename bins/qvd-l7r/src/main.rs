@@ -32,6 +32,11 @@ use qvd_l7r::{BoundRouter, ReadyRouter, Router, RouterBuilder, Succession};
 
 use self::process::Account;
 
+/// What thousands of handshakes leave free between the sessions is used again, not left as holes.
+#[cfg(feature = "jemalloc")]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// The layer-7 router of a QVD node.
 #[derive(Debug, Parser)]
 #[command(name = "qvd-l7r", version)]

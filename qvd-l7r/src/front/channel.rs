@@ -170,7 +170,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Channel<S> {
 pub(crate) async fn close<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) {
     let farewell = async {
         stream.shutdown().await?;
-        let mut rest = [0; 4096];
+        let mut rest = [0; 512];
         let mut patience = DRAIN_LIMIT;
         while patience > 0 {
             match stream.read(&mut rest).await? {
