@@ -43,15 +43,14 @@ pub(crate) struct Connect {
 /// The session, unless the connect was refused; then the connection is closed.
 pub(crate) async fn bring_up(
     shared: Arc<Shared>,
-    mut channel: Channel<ClientStream>,
+    channel: Channel<ClientStream>,
     request: Connect,
 ) -> Option<Session> {
     let (session, slave_key) = match (random::bytes(), random::slave_key()) {
         (Ok(bytes), Ok(key)) => (SessionId::from_random(bytes), key),
         (Err(error), _) | (_, Err(error)) => {
             tracing::error!("{error}");
-            let _ = channel.answer(&Reply::Internal).await;
-            channel.close().await;
+            channel.answer_last(&Reply::Internal).await;
             return None;
         }
     };

@@ -37,7 +37,8 @@ pub(crate) async fn serve(
 ) -> Option<Session> {
     // Gone before a desktop is brought up: that keeps no password and no request.
     let (channel, connect) = Box::pin(converse(&shared, stream, peer, stranger, leaving)).await?;
-    connect::bring_up(shared, channel, connect).await
+    // On the heap too: a connection that nobody has greeted yet, or that is idle, is as large as it must be.
+    Box::pin(connect::bring_up(shared, channel, connect)).await
 }
 
 /// Answers requests until the connection ends, or one asks for a desktop and may have it.
@@ -65,8 +66,8 @@ async fn converse(
             Incoming::Request(request) => request,
             Incoming::Bad(error) => {
                 shared.saw(Abuse::BadHead, peer, &error);
-                let _ = channel.answer(&Reply::BadHead(error)).await;
-                break;
+                channel.answer_last(&Reply::BadHead(error)).await;
+                return None;
             }
             Incoming::Late => {
                 shared.saw(Abuse::SlowHead, peer, &"its head is not complete");
@@ -82,8 +83,8 @@ async fn converse(
                 Ok(connect) => return Some((channel, connect)),
                 Err(reply) => {
                     // Whatever refused a connect: some clients wait for the end of the connection.
-                    let _ = channel.answer(&reply).await;
-                    break;
+                    channel.answer_last(&reply).await;
+                    return None;
                 }
             },
             Ok(Route::Ping) => shared.node.health(Instant::now()),
@@ -103,7 +104,11 @@ async fn converse(
         login.waiting();
         standing = if login.is_known() { Standing::Known } else { Standing::Passing };
         let last = reply.ends_connection() || request.close || leaving.borrow().sends_away(standing);
-        if channel.answer(&reply).await.is_err() || last {
+        if last {
+            channel.answer_last(&reply).await;
+            return None;
+        }
+        if channel.answer(&reply).await.is_err() {
             break;
         }
     }

@@ -120,10 +120,11 @@ mod tests {
         (db, ticket)
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn whoever_waits_long_for_a_turn_stays_owed() {
         let sessions = Arc::new(Sessions::default());
         let (db, ticket) = ticket(&sessions).await;
+        tokio::time::pause();
         settle(db, Arc::new(Semaphore::new(0)), ticket).await;
         assert_eq!(sessions.take_owed().len(), 1);
     }

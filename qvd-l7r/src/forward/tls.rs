@@ -74,13 +74,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
 
     fn poll_handshake(&mut self, cx: &mut Context<'_>, buffers: &mut Buffers) -> Poll<io::Result<()>> {
         loop {
-            let sent = self.poll_sent(cx)?;
             let over = !self.connection.is_handshaking();
-            // In the newer protocol only tickets can be left: a client that does not take them yet gets them before
-            // whatever is sent next. In the older one our last word is, and the client waits for it.
+            // In the newer protocol only tickets can be left: they go with what is sent next, or when the client is
+            // waited for. In the older one our last word is, and the client waits for it.
             let modern = self.connection.protocol_version() == Some(ProtocolVersion::TLSv1_3);
             if !(over && modern) {
-                ready!(sent);
+                ready!(self.poll_sent(cx))?;
             }
             if over {
                 self.free_unused();
@@ -305,9 +304,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Side for TlsStream<S> {
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for TlsStream<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        // Who waits for an answer may be one who has not got all of what he was told.
-        let _ = this.poll_sent(cx)?;
-        with_buffers(|buffers| {
+        let read = with_buffers(|buffers| {
             let length = ready!(this.poll_pull(cx, SMALL_READ, buffers))?;
             let taken = length.min(buf.remaining());
             buf.put_slice(&buffers.clear[..taken]);
@@ -316,20 +313,29 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for TlsStream<S> {
                 this.ahead.splice(..0, buffers.clear[taken..length].iter().copied());
             }
             Poll::Ready(Ok(()))
-        })
+        });
+        if read.is_pending() {
+            // Who is waited for may be one who has not got all of what he was told.
+            let _ = this.poll_sent(cx)?;
+        }
+        read
     }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TlsStream<S> {
+    /// Seals the bytes as a record of their own; it goes with those before it at the next flush.
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        ready!(this.poll_sent(cx))?;
+        if this.held() >= MOST_GATHERED {
+            ready!(this.poll_sent(cx))?;
+        }
         let length = bytes.len().min(MOST_IN_RECORD);
         with_buffers(|buffers| {
             buffers.clear[..length].copy_from_slice(&bytes[..length]);
-            this.push(cx, length, buffers)
-        })?;
-        Poll::Ready(Ok(length))
+            let sealed = this.seal(length, buffers)?;
+            this.backlog.keep(&buffers.sealed[..sealed]);
+            Poll::Ready(Ok(length))
+        })
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -376,6 +382,9 @@ const SMALL_READ: usize = 16 << 10;
 
 /// Of bytes that a record carries.
 const MOST_IN_RECORD: usize = 16 << 10;
+
+/// Of records that wait for a flush.
+const MOST_GATHERED: usize = 64 << 10;
 
 /// A handshake message in pieces is kept until it is whole; the library allows 64 KiB.
 const MOST_PARTIAL: usize = 96 << 10;

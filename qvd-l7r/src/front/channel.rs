@@ -111,24 +111,28 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Channel<S> {
 
     /// Sends a final answer: head, then body, each in a record of its own.
     pub(crate) async fn answer(&mut self, reply: &Reply) -> io::Result<()> {
-        let body = reply.body();
-        self.send(reply.head(&body).as_bytes()).await?;
-        self.send(body.as_bytes()).await
+        self.send(reply, false).await
+    }
+
+    /// The same, and ends the connection in order, if the peer lets it happen in time.
+    pub(crate) async fn answer_last(mut self, reply: &Reply) {
+        let _ = self.send(reply, true).await;
+        self.close().await;
     }
 
     /// Tells of a step.
     pub(crate) async fn tell(&mut self, step: Step, vm: VmId) -> io::Result<()> {
-        self.send(progress_head(step, vm).as_bytes()).await
+        self.say(&progress_head(step, vm)).await
     }
 
     /// Tells of something that is no step.
     pub(crate) async fn remark(&mut self, text: &str) -> io::Result<()> {
-        self.send(remark_head(text).as_bytes()).await
+        self.say(&remark_head(text)).await
     }
 
     /// Sends the 101; from then on the stream is not HTTP any more.
     pub(crate) async fn switch(&mut self, slave_key: &str) -> io::Result<()> {
-        self.send(switch_head(slave_key).as_bytes()).await
+        self.say(&switch_head(slave_key)).await
     }
 
     /// The raw stream, and what the peer sent behind its request.
@@ -141,12 +145,24 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Channel<S> {
         close(&mut self.stream).await;
     }
 
-    async fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let send = async {
-            self.stream.write_all(bytes).await?;
+    /// What goes together goes with one call; the end of the stream too, if it is the last answer.
+    async fn send(&mut self, reply: &Reply, last: bool) -> io::Result<()> {
+        let body = reply.body();
+        let head = reply.head(&body);
+        in_time(async {
+            self.stream.write_all(head.as_bytes()).await?;
+            self.stream.write_all(body.as_bytes()).await?;
+            if last { self.stream.shutdown().await } else { self.stream.flush().await }
+        })
+        .await
+    }
+
+    async fn say(&mut self, head: &str) -> io::Result<()> {
+        in_time(async {
+            self.stream.write_all(head.as_bytes()).await?;
             self.stream.flush().await
-        };
-        tokio::time::timeout(SEND_LIMIT, send).await.unwrap_or(Err(io::ErrorKind::TimedOut.into()))
+        })
+        .await
     }
 
     /// Reads some bytes; false at the end.
@@ -163,6 +179,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Channel<S> {
         }
         !self.ended
     }
+}
+
+async fn in_time(send: impl Future<Output = io::Result<()>>) -> io::Result<()> {
+    tokio::time::timeout(SEND_LIMIT, send).await.unwrap_or(Err(io::ErrorKind::TimedOut.into()))
 }
 
 /// Shuts a stream's writing side down (close_notify with TLS) and lets the peer read what was sent before the

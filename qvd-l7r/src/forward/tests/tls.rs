@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use qvd_core::config::Config;
 use rustls::pki_types::pem::PemObject;
@@ -344,5 +345,70 @@ fn a_peer_that_speaks_no_tls_is_told_so() {
         let mut alert = Vec::new();
         far.read_to_end(&mut alert).await.unwrap();
         assert!(matches!(alert.as_slice(), [0x15, 3, _, 0, 2, 2, _]), "{alert:?}");
+    });
+}
+
+/// Counts what its owner sends.
+struct Counted<S> {
+    socket: S,
+    sent: Arc<AtomicUsize>,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_read(cx, buf)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.sent.fetch_add(1, Ordering::Relaxed);
+        Pin::new(&mut self.socket).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_shutdown(cx)
+    }
+}
+
+#[test]
+fn tickets_an_answer_and_the_end_go_in_one_piece_and_nobody_who_waits_is_kept_waiting() {
+    run(async {
+        let pair = Pair::new(&rustls::version::TLS13);
+        let (far, near) = duplex(1 << 16);
+        let sent = Arc::new(AtomicUsize::new(0));
+        let near = Counted { socket: near, sent: sent.clone() };
+        let (mut client, mut server) = pair.connect(far, near).await;
+        assert_eq!(sent.load(Ordering::Relaxed), 1, "the handshake");
+        server.write_all(b"head").await.unwrap();
+        server.write_all(b"body").await.unwrap();
+        server.shutdown().await.unwrap();
+        assert_eq!(sent.load(Ordering::Relaxed), 2, "all of it");
+        let mut heard = Vec::new();
+        client.read_to_end(&mut heard).await.unwrap();
+        assert_eq!(heard, b"headbody");
+
+        let (far, near) = duplex(1 << 16);
+        sent.store(0, Ordering::Relaxed);
+        let near = Counted { socket: near, sent: sent.clone() };
+        let (mut client, mut server) = pair.connect(far, near).await;
+        server.write_all(b"not flushed").await.unwrap();
+        let mut request = [0; 7];
+        let (read, answered) = tokio::join!(server.read_exact(&mut request), async {
+            let mut heard = [0; 11];
+            client.read_exact(&mut heard).await.unwrap();
+            client.write_all(b"request").await.unwrap();
+            heard
+        });
+        read.unwrap();
+        assert_eq!((&request, &answered), (b"request", b"not flushed"));
     });
 }
