@@ -106,6 +106,10 @@ impl Pools {
         })
     }
 
+    pub(crate) fn is_postgres(&self) -> bool {
+        matches!(self, Self::Postgres(_))
+    }
+
     /// Closes all connections and waits until they are.
     pub(crate) async fn close(&self) {
         match self {

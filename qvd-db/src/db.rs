@@ -16,6 +16,7 @@ use crate::row::Row;
 use crate::server::Limits;
 use crate::sql::{Sql, sql};
 use crate::value::{Value, params};
+use crate::vms::state_payload;
 
 /// Which database.
 #[derive(Clone, Debug)]
@@ -230,6 +231,21 @@ impl Db {
                 return outcome;
             }
         }
+    }
+
+    /// Runs one statement that moves one machine's row, and wakes those who wait for it. The statement returns what a
+    /// hint says and ends in `TELL_STATE`: a server is asked once for all of it.
+    pub(crate) async fn write_state(&self, sql: &Sql, params: Vec<Value>) -> Result<Option<Row>> {
+        if self.inner.pools.is_postgres() {
+            return Ok(self.write(sql, params).await?.pop());
+        }
+        transaction!(self, |tx| {
+            let row = tx.row(sql, params.clone()).await?;
+            if let Some(row) = &row {
+                tx.notify(Channel::VmState, state_payload(row)?);
+            }
+            Ok(row)
+        })
     }
 
     /// As [`Db::write`], on a connection that nothing else uses.

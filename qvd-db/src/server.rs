@@ -96,9 +96,9 @@ impl PostgresTransaction {
     }
 
     pub(crate) async fn commit(mut self) -> Result<()> {
-        self.connection.command("commit", "commit").await?;
+        // Whatever the answer is, it is over then; without one, the connection is cut.
         self.open = false;
-        Ok(())
+        self.connection.command("commit", "commit").await
     }
 }
 

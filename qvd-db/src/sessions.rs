@@ -106,7 +106,7 @@ impl Sessions<'_> {
         const COMMIT: Sql = sql!("commit a session":
             "update vm_runtimes set user_state = 'connected', user_state_ts = " NOW ", version = version + 1
              where vm_id = $1 and session_id = $2 and user_state = 'connecting' and user_cmd is null
-             returning vm_id, run_id, vm_state");
+             returning vm_id, run_id, vm_state" TELL_STATE);
         self.told(vm, &COMMIT, params![vm, session]).await
     }
 
@@ -121,7 +121,7 @@ impl Sessions<'_> {
             "update vm_runtimes
              set user_state = 'disconnected', user_state_ts = " NOW ", user_cmd = null, user_cmd_ts = null,
                  l7r_host_id = null, l7r_pid = null, l7r_instance = null, session_id = null, version = version + 1
-             where vm_id = $1 and session_id = $2 returning vm_id, run_id, vm_state");
+             where vm_id = $1 and session_id = $2 returning vm_id, run_id, vm_state" TELL_STATE);
         self.told(vm, &RELEASE, params![vm, session]).await
     }
 
@@ -183,13 +183,7 @@ impl Sessions<'_> {
     }
 
     async fn told(self, vm: VmId, sql: &Sql, params: Vec<Value>) -> Result<Guard<()>> {
-        let row = transaction!(self.db, |tx| {
-            let row = tx.row(sql, params.clone()).await?;
-            if let Some(row) = &row {
-                tx.notify(Channel::VmState, state_payload(row)?);
-            }
-            Ok(row)
-        })?;
+        let row = self.db.write_state(sql, params).await?;
         self.outcome(vm, row).await
     }
 

@@ -48,6 +48,9 @@ macro_rules! part {
     (sqlite INET_TEXT) => { "" };
     (postgres JSON_TEXT) => { "::text" };
     (sqlite JSON_TEXT) => { "" };
+    // Behind `returning` of a machine's row: who waits for the machine is woken. See `Db::write_state`.
+    (postgres TELL_STATE) => { ", pg_notify('qvd_vm_state', vm_id || ':' || run_id || ':' || vm_state)" };
+    (sqlite TELL_STATE) => { "" };
     ($dialect:ident USER) => { "id, tenant_id, login, password_hash, blocked" };
     ($dialect:ident OSF) => { "id, tenant_id, name, memory_mib, use_overlay, home_mib, hypervisor" };
     ($dialect:ident DI) => { "d.id, d.osf_id, d.path, d.version, d.format, d.blocked" };
