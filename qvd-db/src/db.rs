@@ -234,18 +234,21 @@ impl Db {
     }
 
     /// Runs one statement that moves one machine's row, and wakes those who wait for it. The statement returns what a
-    /// hint says and ends in `TELL_STATE`: a server is asked once for all of it.
+    /// hint says and ends in `TELL_STATE`: the database is asked once for all of it.
     pub(crate) async fn write_state(&self, sql: &Sql, params: Vec<Value>) -> Result<Option<Row>> {
         if self.inner.pools.is_postgres() {
             return Ok(self.write(sql, params).await?.pop());
         }
-        transaction!(self, |tx| {
-            let row = tx.row(sql, params.clone()).await?;
+        // Nobody would be told of a write whose waiter is dropped before it announces.
+        let (db, sql) = (self.clone(), *sql);
+        to_the_end(sql.operation, async move {
+            let row = db.write(&sql, params).await?.pop();
             if let Some(row) = &row {
-                tx.notify(Channel::VmState, state_payload(row)?);
+                db.inner.hub.announce(&[(Channel::VmState, state_payload(row)?)]);
             }
             Ok(row)
         })
+        .await
     }
 
     /// As [`Db::write`], on a connection that nothing else uses.

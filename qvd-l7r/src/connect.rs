@@ -434,6 +434,7 @@ impl Shell {
             self.close().await;
             return None;
         };
+        self.shared.metrics.connect_seconds.saw(self.begun.elapsed());
         let (client, prefix) = self.channel.into_parts();
         Some(Session {
             shared: self.shared,

@@ -68,7 +68,7 @@ mod workers;
 
 pub use error::{Error, Result};
 pub use listen::listen;
-pub use metrics::Snapshot;
+pub use metrics::{Figure, Snapshot, Times};
 pub use ready::ReadyRouter;
 pub use router::{Router, RouterBuilder};
 pub use server::{BoundRouter, RouterHandle};

@@ -3,33 +3,96 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 macro_rules! metrics {
-    ($($(#[$doc:meta])* $name:ident,)*) => {
+    ($($(#[doc = $doc:literal])+ $name:ident,)*) => {
         /// Live counters.
         #[derive(Debug, Default)]
         pub(crate) struct Metrics {
             $(pub(crate) $name: Counter,)*
+            pub(crate) connect_seconds: Spread,
         }
 
         /// The counters at one moment.
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
         #[non_exhaustive]
         pub struct Snapshot {
-            $($(#[$doc])* pub $name: u64,)*
+            $($(#[doc = $doc])+ pub $name: u64,)*
+            /// How long connects took, from the request to the 101.
+            pub connect_seconds: Times,
         }
 
         impl Metrics {
             pub(crate) fn snapshot(&self) -> Snapshot {
-                Snapshot { $($name: self.$name.get(),)* }
+                Snapshot { $($name: self.$name.get(),)* connect_seconds: self.connect_seconds.get() }
+            }
+        }
+
+        impl Snapshot {
+            /// All single numbers, for whoever shows them.
+            pub fn figures(&self) -> Vec<Figure> {
+                vec![$(Figure { name: stringify!($name), what: concat!($($doc),+).trim(), value: self.$name },)*]
             }
         }
     };
 }
 
+/// One number of a [`Snapshot`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Figure {
+    /// What it is called; with `_total` at its end it only grows.
+    pub name: &'static str,
+    /// What it counts.
+    pub what: &'static str,
+    /// The number.
+    pub value: u64,
+}
+
+/// How many things took how long.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Times {
+    /// How many took longer than the limit before and no longer than this one of [`Times::LIMITS`]; the last took longer
+    /// than all of them.
+    pub counts: [u64; Times::LIMITS.len() + 1],
+    /// What they took together.
+    pub sum: Duration,
+}
+
+impl Times {
+    /// In seconds.
+    pub const LIMITS: [f64; 12] = [0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0];
+}
+
+/// [`Times`] in the making.
+#[derive(Debug, Default)]
+pub(crate) struct Spread {
+    counts: [Counter; Times::LIMITS.len() + 1],
+    micros: Counter,
+}
+
+impl Spread {
+    /// One more.
+    pub(crate) fn saw(&self, took: Duration) {
+        let limits = Times::LIMITS;
+        let at = limits.iter().position(|limit| took.as_secs_f64() <= *limit).unwrap_or(limits.len());
+        self.counts[at].add(1);
+        self.micros.add(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
+    }
+
+    fn get(&self) -> Times {
+        Times {
+            counts: std::array::from_fn(|at| self.counts[at].get()),
+            sum: Duration::from_micros(self.micros.get()),
+        }
+    }
+}
+
 metrics! {
     /// Connections accepted since the start.
-    connections_total,
+    accepted_total,
     /// Connections open now, desktops among them.
     connections,
     /// Connections open now on which nobody has logged in.
@@ -80,7 +143,7 @@ metrics! {
     /// Desktops connected now.
     sessions,
     /// Desktops connected since the start.
-    sessions_total,
+    sessions_begun_total,
     /// Sessions that somebody else's session, or an administrator, ended.
     aborted_total,
     /// Bytes from clients to desktops, in sessions that have ended.
@@ -130,5 +193,34 @@ impl Drop for Held {
 impl fmt::Debug for Held {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Held")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_fall_between_their_limits() {
+        let metrics = Metrics::default();
+        for millis in [0, 2, 10, 11, 61_000] {
+            metrics.connect_seconds.saw(Duration::from_millis(millis));
+        }
+        let times = metrics.snapshot().connect_seconds;
+        assert_eq!(times.counts, [2, 0, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+        assert_eq!(times.sum, Duration::from_millis(61_023));
+    }
+
+    #[test]
+    fn every_figure_has_its_name_and_meaning() {
+        let metrics = Metrics::default();
+        metrics.sessions.add(3);
+        let figures = metrics.snapshot().figures();
+        // Some readers leave the ending off.
+        let names: std::collections::BTreeSet<_> =
+            figures.iter().map(|figure| figure.name.trim_end_matches("_total")).collect();
+        assert_eq!(names.len(), figures.len(), "{names:?}");
+        let sessions = figures.iter().find(|figure| figure.name == "sessions").unwrap();
+        assert_eq!((sessions.value, sessions.what), (3, "Desktops connected now."));
     }
 }

@@ -44,6 +44,7 @@ pub struct BoundRouter {
 pub struct RouterHandle {
     metrics: Arc<Metrics>,
     sessions: Arc<Sessions>,
+    leaving: watch::Receiver<Leaving>,
 }
 
 impl RouterHandle {
@@ -56,6 +57,16 @@ impl RouterHandle {
     /// Sessions that exist now, those being brought up included.
     pub fn sessions(&self) -> usize {
         self.sessions.count()
+    }
+
+    /// Waits until the router gives up its place: it was told to end, or another one accepts in its stead.
+    ///
+    /// # Cancellation
+    ///
+    /// Nothing is lost.
+    pub async fn gives_way(&self) {
+        // Without the router there is nobody in that place either.
+        let _ = self.leaving.clone().wait_for(|leaving| *leaving != Leaving::No).await;
     }
 
     /// Ends all sessions, those that connections now on their way would begin included; there are no more of them
@@ -86,6 +97,7 @@ impl BoundRouter {
         RouterHandle {
             metrics: self.works.shared.metrics.clone(),
             sessions: self.works.shared.sessions.clone(),
+            leaving: self.works.shared.leaving.subscribe(),
         }
     }
 
@@ -144,13 +156,13 @@ impl BoundRouter {
         let (successor, result) = match ending {
             None => {
                 tracing::info!(sessions, "router is stopping");
-                tell(&shared, &door.leaving, Leaving::ForGood);
+                tell(&shared, Leaving::ForGood);
                 let _ = tokio::time::timeout(stop_notice, door.accept()).await;
                 door.close().drain().await;
                 (None, Ok(()))
             }
             Some(ending) => {
-                tell(&shared, &door.leaving, Leaving::Succeeded);
+                tell(&shared, Leaving::Succeeded);
                 let rest = door.close();
                 let (successor, result) = match ending {
                     Ending::Succeeded(successor) => {
@@ -159,11 +171,10 @@ impl BoundRouter {
                     }
                     Ending::NotEstablished(error) => (None, Err(error)),
                 };
-                let leaving = rest.leaving.clone();
                 let told = async {
                     shutdown.await;
                     tracing::info!(sessions = shared.sessions.count(), "router is stopping");
-                    tell(&shared, &leaving, Leaving::ForGood);
+                    tell(&shared, Leaving::ForGood);
                     std::future::pending::<()>().await
                 };
                 tokio::select! {
@@ -196,14 +207,12 @@ struct Door {
     strangers: Arc<Strangers>,
     /// Others wait, and that has been told.
     full: bool,
-    leaving: watch::Sender<Leaving>,
     connections: Connections,
 }
 
 /// The connections of a router that has given up its port.
 struct Rest {
     shared: Arc<Shared>,
-    leaving: watch::Sender<Leaving>,
     connections: Connections,
 }
 
@@ -226,7 +235,6 @@ impl Door {
             gate: Arc::default(),
             room: Arc::new(Semaphore::new(most)),
             full: false,
-            leaving: watch::channel(Leaving::No).0,
             connections: Connections::new(workers),
         }
     }
@@ -268,7 +276,7 @@ impl Door {
                 None => return,
             },
         };
-        self.shared.metrics.connections_total.add(1);
+        self.shared.metrics.accepted_total.add(1);
         let most = most_strangers(&config);
         let Some(stranger) = self.strangers.enter(most) else {
             let detail = format_args!("the requests of {most} others without a login are being answered");
@@ -282,7 +290,7 @@ impl Door {
             stranger,
             greeting: self.tls.as_ref().map(|tls| tls.config()),
             limit: config.seconds("l7r.limit.handshake.timeout"),
-            leaving: self.leaving.subscribe(),
+            leaving: self.shared.leaving.subscribe(),
         };
         // On the heap, and gone before a desktop is there: a session lasts for hours and needs no room for what led
         // to it.
@@ -294,15 +302,15 @@ impl Door {
 
     /// Gives up the port.
     fn close(self) -> Rest {
-        let Self { shared, leaving, connections, .. } = self;
-        Rest { shared, leaving, connections }
+        let Self { shared, connections, .. } = self;
+        Rest { shared, connections }
     }
 }
 
 impl Rest {
     /// Waits for the connections that are left, as long as the configuration allows.
     async fn drain(self) {
-        let Self { shared, leaving: _, mut connections } = self;
+        let Self { shared, mut connections } = self;
         let config = shared.config();
         let limit = config.has("l7r.drain.timeout").then(|| config.seconds("l7r.drain.timeout"));
         let time_is_over = async {
@@ -348,11 +356,11 @@ fn most_strangers(config: &Config) -> usize {
 }
 
 /// Tells connections how far the router is on its way out.
-fn tell(shared: &Shared, leaving: &watch::Sender<Leaving>, how: Leaving) {
+fn tell(shared: &Shared, how: Leaving) {
     if how == Leaving::ForGood {
         shared.stopping.store(true, Ordering::Relaxed);
     }
-    leaving.send_replace(how);
+    shared.leaving.send_replace(how);
 }
 
 /// Before accepting is tried again after a failure.

@@ -43,7 +43,7 @@ impl Session {
             // Dropped, it leaves its row owed.
             Err(error) => return tracing::error!("session not carried: {error}"),
         };
-        session.shared.metrics.sessions_total.add(1);
+        session.shared.metrics.sessions_begun_total.add(1);
         let _live = session.shared.metrics.hold(|metrics| &metrics.sessions);
         let begun = Instant::now();
         let (reason, moved) = session.carry().await;
@@ -80,7 +80,8 @@ impl Session {
         drop(desktop);
         // Neither waits for the other: a user sees the end although the database is away, and whoever comes next
         // gets the row although this client takes its time.
-        let settled = shared.control.spawn(takeover::settle(shared.db.clone(), shared.settling.clone(), ticket));
+        let settled =
+            shared.control.spawn(takeover::settle(shared.db.clone(), shared.settling.clone(), ticket));
         let _ = tokio::join!(settled, close(&mut client));
         if lasted < shared.config().seconds("internal.l7r.short_session") {
             shared.counters.count(router, HostCounter::ShortSessions);

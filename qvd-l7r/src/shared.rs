@@ -10,11 +10,12 @@ use qvd_core::balance::{LoadBalancer, Weighted};
 use qvd_core::config::Config;
 use qvd_db::Db;
 use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use crate::abuse::{Abuse, Watch};
 use crate::auth::Throttle;
 use crate::counters::Counters;
+use crate::farewell::Leaving;
 use crate::instance::Instance;
 use crate::metrics::Metrics;
 use crate::node::Node;
@@ -38,6 +39,8 @@ pub(crate) struct Shared {
     watch: Watch,
     /// The router is on its way out and takes no new work.
     pub(crate) stopping: AtomicBool,
+    /// How far it is on its way out, for whoever waits for that.
+    pub(crate) leaving: watch::Sender<Leaving>,
     config: RwLock<Config>,
     /// Chosen by the embedder; none means the default one with the weights of the moment.
     balancer: Option<Arc<dyn LoadBalancer>>,
@@ -71,6 +74,7 @@ impl Shared {
             settling: Arc::new(Semaphore::new(takeover::MOST_SETTLING)),
             watch: Watch::default(),
             stopping: AtomicBool::new(false),
+            leaving: watch::Sender::new(Leaving::No),
             config: RwLock::new(parts.config),
             balancer: parts.balancer,
         }

@@ -11,6 +11,7 @@
 
 #![forbid(unsafe_code)]
 
+mod metrics;
 mod process;
 
 use std::net::TcpListener;
@@ -93,6 +94,7 @@ fn run(args: &Args) -> Result<(), Failure> {
         Router::check_config(&config)
             .map_err(|e| Failure::new(e.kind(), "cannot use the configuration").because(e))?;
         SessionThreads::check(&config)?;
+        metrics::wanted(&config)?;
         return Account::wanted(&config).map(drop);
     }
     let sockets = process::given_sockets()?;
@@ -116,6 +118,7 @@ async fn route(files: Config, succeed: bool, mut sockets: Vec<TcpListener>) -> R
         () = signals.stop() => return Ok(()),
     };
     let account = Account::wanted(&config)?;
+    let metrics_place = metrics::wanted(&config)?;
     process::apply_umask(&config);
     process::make_room(&config);
     // A service manager keeps its sockets, and gives them to the next one itself.
@@ -162,7 +165,11 @@ async fn route(files: Config, succeed: bool, mut sockets: Vec<TcpListener>) -> R
     for address in router.local_addrs() {
         tracing::info!(%address, fingerprint, "listening");
     }
+    let telling = metrics_place.map(|address| tokio::spawn(metrics::tell(address, router.handle())));
     let served = serve(router, signals).await;
+    if let Some(telling) = telling {
+        telling.abort();
+    }
     drop(pid_file);
     served
 }

@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Stdio};
@@ -60,6 +60,15 @@ impl Service {
         }
         self.said = Some(said);
         text
+    }
+
+    /// Reads on until it says so.
+    fn hear(&mut self, mut said: String, what: &str) {
+        while !said.contains(what) {
+            let before = said.len();
+            self.said.as_mut().unwrap().read_line(&mut said).unwrap();
+            assert!(said.len() > before, "it ended: {said}");
+        }
     }
 
     fn pid(&self) -> i32 {
@@ -128,6 +137,15 @@ fn answers(address: SocketAddr) -> bool {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     answer.ends_with("Host is not registered in the database")
+}
+
+/// The answer to a request of plain HTTP.
+fn get(port: u16, path: &str) -> String {
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
 }
 
 fn free_port() -> u16 {
@@ -239,6 +257,27 @@ fn a_successor_takes_sockets_and_pid_file_and_the_one_before_ends_by_itself() {
         fs::read_dir(service.path("run/l7r")).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert!(left.is_empty(), "{left:?}");
     assert!(TcpStream::connect(address).is_err());
+}
+
+#[test]
+fn metrics_are_read_where_they_are_wanted_and_of_the_successor_behind_a_succession() {
+    let (port, place) = (free_port(), free_port());
+    let settings =
+        format!("l7r.port = {port}\nl7r.address = 127.0.0.1\nl7r.metrics.address = 127.0.0.1:{place}\n");
+    let mut service = Service::new(&settings);
+    let said = service.start(service.command(&[]));
+    service.hear(said, "metrics can be read");
+    assert!(answers(SocketAddr::from(([127, 0, 0, 1], port))));
+    let page = get(place, "/metrics");
+    assert!(page.starts_with("HTTP/1.1 200 OK") && page.contains("application/openmetrics-text"), "{page}");
+    assert!(page.contains("\nqvd_l7r_requests_total 1\n") && page.ends_with("# EOF\n"), "{page}");
+    assert!(get(place, "/").starts_with("HTTP/1.1 404"));
+
+    let (before, said) = service.succeed();
+    before.ended();
+    service.hear(said, "metrics can be read");
+    assert!(get(place, "/metrics").contains("\nqvd_l7r_requests_total 0\n"));
+    service.stop();
 }
 
 #[test]

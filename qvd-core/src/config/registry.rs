@@ -68,6 +68,7 @@ impl KeySpec {
             "l7r.address",
             "l7r.limit.connections",
             "l7r.loadbalancer.plugin",
+            "l7r.metrics.address",
             "l7r.port",
             "l7r.proxy_protocol",
             "l7r.workers",

@@ -26,7 +26,7 @@ async fn silent(world: &World, count: usize) -> Vec<TcpStream> {
 }
 
 async fn accepted(world: &World, count: u64) {
-    eventually("all are in", async || world.handle.metrics().connections_total >= count).await;
+    eventually("all are in", async || world.handle.metrics().accepted_total >= count).await;
 }
 
 #[tokio::test]

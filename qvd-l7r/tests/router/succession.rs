@@ -65,10 +65,10 @@ async fn a_successor_accepts_and_the_one_before_serves_what_it_has_to_its_end() 
     assert_eq!(user.record().await.unwrap(), b"still here");
 
     // Whoever comes now comes to the other one.
-    let before = heir.handle.metrics().connections_total;
+    let before = heir.handle.metrics().accepted_total;
     let mut new = world.client().await;
     assert!(pings(&mut new).await && pings(&mut new).await);
-    assert_eq!(heir.handle.metrics().connections_total, before + 1);
+    assert_eq!(heir.handle.metrics().accepted_total, before + 1);
     drop((passing, greeted));
     eventually("a session, a choice, a handshake are left", async || world.handle.metrics().connections == 3)
         .await;
@@ -86,7 +86,7 @@ async fn a_successor_accepts_and_the_one_before_serves_what_it_has_to_its_end() 
     new.expect_end().await;
     soon(heir.serving).await.unwrap().unwrap();
     assert!(pings(&mut world.client().await).await);
-    assert_eq!(third.handle.metrics().connections_total, 1);
+    assert_eq!(third.handle.metrics().accepted_total, 1);
 }
 
 #[tokio::test]
@@ -98,7 +98,7 @@ async fn a_choice_made_before_is_connected_behind_the_hand_over() {
     let heir = serve(world.heir().await.unwrap());
     eventually("the successor serves", async || {
         world.client().await.ask("/qvd/ping", &[]).await;
-        heir.handle.metrics().connections_total > 0
+        heir.handle.metrics().accepted_total > 0
     })
     .await;
     choosing.send(world.connect_request("")).await;
@@ -147,7 +147,7 @@ async fn a_successor_that_dies_in_between_leaves_everything_as_it_was() {
     let heir = serve(world.heir().await.unwrap());
     idle.expect_end().await;
     assert!(pings(&mut world.client().await).await);
-    assert_eq!(heir.handle.metrics().connections_total, 1);
+    assert_eq!(heir.handle.metrics().accepted_total, 1);
 }
 
 #[tokio::test]
@@ -170,7 +170,7 @@ async fn a_successor_that_dies_with_its_last_word_leaves_everything_as_it_was() 
     let heir = serve(world.heir().await.unwrap());
     idle.expect_end().await;
     assert!(pings(&mut world.client().await).await);
-    assert_eq!(heir.handle.metrics().connections_total, 1);
+    assert_eq!(heir.handle.metrics().accepted_total, 1);
 }
 
 #[tokio::test]
