@@ -102,7 +102,7 @@ fn failed(vm: VmId, error: &qvd_db::Error) -> Event {
 pub(crate) const MOST_SETTLING: usize = 64;
 
 /// How long one waits for its turn.
-const SETTLING_WAIT: Duration = Duration::from_secs(5);
+const SETTLING_WAIT: Duration = Duration::from_secs(2);
 
 #[cfg(test)]
 mod tests {

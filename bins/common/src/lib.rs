@@ -8,6 +8,7 @@
 //! | open the database | `open_db`, then `add_database_config` (feature `database`) |
 //! | name the process | [`PidFile`] |
 //! | give the desktops threads of their own | [`SessionThreads`] |
+//! | tell what a router counts | `MetricsPage` (feature `metrics`) |
 //! | wait for the end | [`Signals`] |
 //! | say what went wrong | [`report`] |
 //!
@@ -21,6 +22,8 @@ mod database;
 mod exit;
 mod log;
 mod manual;
+#[cfg(feature = "metrics")]
+mod metrics_page;
 mod pid_file;
 mod session_threads;
 mod signals;
@@ -31,6 +34,8 @@ pub use database::{add_database_config, backend, open_db};
 pub use exit::{Failure, exit_code, report};
 pub use log::{LogTo, init_tracing};
 pub use manual::{GENERATE_MANUAL, write_manual};
+#[cfg(feature = "metrics")]
+pub use metrics_page::{MetricsPage, ServedPage};
 pub use pid_file::{PidFile, PidPlace};
 pub use session_threads::SessionThreads;
 pub use signals::{Asked, Signals};

@@ -11,7 +11,6 @@
 
 #![forbid(unsafe_code)]
 
-mod metrics;
 mod process;
 
 use std::net::TcpListener;
@@ -22,8 +21,8 @@ use std::time::Duration;
 
 use clap::{CommandFactory as _, Parser};
 use qvd_bin_common::{
-    ConfigFiles, Failure, LogTo, PidFile, SessionThreads, Signals, add_database_config, init_tracing,
-    load_config, open_db, report, write_manual,
+    ConfigFiles, Failure, LogTo, MetricsPage, PidFile, SessionThreads, Signals, add_database_config,
+    init_tracing, load_config, open_db, report, write_manual,
 };
 use qvd_core::ErrorKind;
 use qvd_core::config::Config;
@@ -94,7 +93,7 @@ fn run(args: &Args) -> Result<(), Failure> {
         Router::check_config(&config)
             .map_err(|e| Failure::new(e.kind(), "cannot use the configuration").because(e))?;
         SessionThreads::check(&config)?;
-        metrics::wanted(&config)?;
+        MetricsPage::wanted(&config)?;
         return Account::wanted(&config).map(drop);
     }
     let sockets = process::given_sockets()?;
@@ -118,7 +117,7 @@ async fn route(files: Config, succeed: bool, mut sockets: Vec<TcpListener>) -> R
         () = signals.stop() => return Ok(()),
     };
     let account = Account::wanted(&config)?;
-    let metrics_place = metrics::wanted(&config)?;
+    let metrics = MetricsPage::wanted(&config)?;
     process::apply_umask(&config);
     process::make_room(&config);
     // A service manager keeps its sockets, and gives them to the next one itself.
@@ -165,11 +164,8 @@ async fn route(files: Config, succeed: bool, mut sockets: Vec<TcpListener>) -> R
     for address in router.local_addrs() {
         tracing::info!(%address, fingerprint, "listening");
     }
-    let telling = metrics_place.map(|address| tokio::spawn(metrics::tell(address, router.handle())));
+    let _page = metrics.map(|page| page.serve(router.handle()));
     let served = serve(router, signals).await;
-    if let Some(telling) = telling {
-        telling.abort();
-    }
     drop(pid_file);
     served
 }

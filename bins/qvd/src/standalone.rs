@@ -8,8 +8,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use qvd_bin_common::{
-    ConfigFiles, Failure, LogTo, SessionThreads, Signals, add_database_config, init_tracing, load_config,
-    open_db,
+    ConfigFiles, Failure, LogTo, MetricsPage, SessionThreads, Signals, add_database_config, init_tracing,
+    load_config, open_db,
 };
 use qvd_core::ErrorKind;
 use qvd_core::config::Config;
@@ -43,6 +43,7 @@ pub(crate) async fn run(
 
     let driver = driver(&config)?;
     refuse_to_serve_nothing(driver.as_ref()).await?;
+    let metrics = MetricsPage::wanted(&config)?;
     let threads = SessionThreads::start(&config)?;
     let router = bind(&db, &config, &threads, listen).await?;
     let (address, fingerprint) = (router.local_addr(), router.fingerprint());
@@ -54,6 +55,7 @@ pub(crate) async fn run(
     let (end_router, mut router_may_go) = watch::channel(false);
     let (end_hkd, mut hkd_may_go) = watch::channel(false);
     let handle = router.handle();
+    let _page = metrics.map(|page| page.serve(router.handle()));
     let mut serving = tokio::spawn(router.serve(async move {
         let _ = router_may_go.wait_for(|end| *end).await;
     }));

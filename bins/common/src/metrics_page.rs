@@ -17,30 +17,52 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
-use qvd_bin_common::Failure;
 use qvd_core::ErrorKind;
 use qvd_core::config::Config;
 use qvd_l7r::{Figure, RouterHandle, Snapshot, Times};
 use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
 
-/// Where the configuration wants it, if anywhere.
-///
-/// # Errors
-///
-/// What is there is no address with a port.
-pub(crate) fn wanted(config: &Config) -> Result<Option<SocketAddr>, Failure> {
-    let text = config.text(KEY);
-    if text.is_empty() {
-        return Ok(None);
+use crate::Failure;
+
+/// The page of one router.
+#[derive(Clone, Copy, Debug)]
+pub struct MetricsPage(SocketAddr);
+
+/// It ends with this.
+#[derive(Debug)]
+pub struct ServedPage(JoinHandle<()>);
+
+impl MetricsPage {
+    /// What the configuration wants, if anything.
+    ///
+    /// # Errors
+    ///
+    /// What is there is no address with a port.
+    pub fn wanted(config: &Config) -> Result<Option<Self>, Failure> {
+        let text = config.text(KEY);
+        if text.is_empty() {
+            return Ok(None);
+        }
+        text.parse().map(|address| Some(Self(address))).map_err(|_| {
+            let text = format!("'{KEY}' is '{text}'; it must be an address with a port, as 127.0.0.1:9253");
+            Failure::new(ErrorKind::Invalid, text)
+        })
     }
-    text.parse().map(Some).map_err(|_| {
-        let text = format!("'{KEY}' is '{text}'; it must be an address with a port, as 127.0.0.1:9253");
-        Failure::new(ErrorKind::Invalid, text)
-    })
+
+    /// Serves it until the router gives up its place, from when the address is free. Must be called within a runtime.
+    pub fn serve(self, router: RouterHandle) -> ServedPage {
+        ServedPage(tokio::spawn(serve(self.0, router)))
+    }
 }
 
-/// Tells of a router until it gives up its place, from when the address is free.
-pub(crate) async fn tell(address: SocketAddr, router: RouterHandle) {
+impl Drop for ServedPage {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+async fn serve(address: SocketAddr, router: RouterHandle) {
     let listening = async {
         let mut failures = 0_u64;
         loop {
@@ -134,9 +156,12 @@ mod tests {
     #[test]
     fn an_address_has_a_port() {
         let config = |text: &str| Config::builder().set(KEY, text).build().unwrap();
-        assert_eq!(wanted(&config("")).unwrap(), None);
-        assert_eq!(wanted(&config("[::1]:9253")).unwrap(), Some("[::1]:9253".parse().unwrap()));
-        let refused = wanted(&config("localhost")).unwrap_err().to_string();
+        assert!(MetricsPage::wanted(&config("")).unwrap().is_none());
+        assert_eq!(
+            MetricsPage::wanted(&config("[::1]:9253")).unwrap().unwrap().0,
+            "[::1]:9253".parse().unwrap()
+        );
+        let refused = MetricsPage::wanted(&config("localhost")).unwrap_err().to_string();
         assert!(refused.contains("'l7r.metrics.address' is 'localhost'"), "{refused}");
     }
 
