@@ -3,13 +3,19 @@
 //! Whoever can reach the address can read it, so it is for the node itself or for a network of administrators; no user,
 //! machine or address of a client is told. A router that is succeeded leaves the address to the next one.
 
+use std::convert::Infallible;
 use std::fmt;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
-use axum::http::header::CONTENT_TYPE;
-use axum::response::IntoResponse;
-use axum::routing::get;
+use http_body_util::Full;
+use hyper::body::Bytes;
+use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Response, StatusCode};
+use hyper_util::rt::TokioIo;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet};
@@ -20,8 +26,9 @@ use prometheus_client::registry::Registry;
 use qvd_core::ErrorKind;
 use qvd_core::config::Config;
 use qvd_l7r::{Figure, RouterHandle, Snapshot, Times};
-use tokio::net::TcpListener;
-use tokio::task::JoinHandle;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::{JoinHandle, JoinSet};
 
 use crate::Failure;
 
@@ -84,26 +91,62 @@ async fn serve(address: SocketAddr, router: RouterHandle) {
         () = router.gives_way() => return,
     };
     tracing::info!(%address, "metrics can be read");
-    let scraped = router.clone();
-    let site = axum::Router::new().route("/metrics", get(move || async move { page(&scraped) }));
-    // Not gracefully: the next router waits for the address, and a page is written in no time.
+    // The next router waits for the address, and a page is written in no time: nobody is waited for.
     tokio::select! {
-        served = axum::serve(listener, site) => {
-            if let Err(error) = served {
-                tracing::error!(%address, "metrics can be read no more: {error}");
-            }
-        }
+        () = answer(&listener, &router) => {}
         () = router.gives_way() => {}
     }
 }
 
-fn page(router: &RouterHandle) -> impl IntoResponse + use<> {
+/// Few at once and not for long: whoever can reach the address must not be able to use up the router's descriptors.
+async fn answer(listener: &TcpListener, router: &RouterHandle) {
+    let places = Arc::new(Semaphore::new(MOST_READERS));
+    let mut readers = JoinSet::new();
+    loop {
+        // Never closed, so that there always comes one.
+        let Ok(place) = places.clone().acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((reader, _)) => {
+                let router = router.clone();
+                readers.spawn(async move {
+                    let _place = place;
+                    let _ = tokio::time::timeout(PATIENCE, converse(reader, &router)).await;
+                });
+            }
+            Err(error) => {
+                tracing::warn!("a reader of the metrics is not accepted: {error}");
+                tokio::time::sleep(RETRY).await;
+            }
+        }
+        while readers.try_join_next().is_some() {}
+    }
+}
+
+async fn converse(reader: TcpStream, router: &RouterHandle) -> hyper::Result<()> {
+    let site = service_fn(async |request| Ok::<_, Infallible>(reply(&request, router)));
+    http1::Builder::new().serve_connection(TokioIo::new(reader), site).await
+}
+
+fn reply<B>(request: &hyper::Request<B>, router: &RouterHandle) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::default());
+    match (request.uri().path(), request.method()) {
+        ("/metrics", &Method::GET | &Method::HEAD) => {
+            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(FORMAT));
+            *response.body_mut() = Full::new(page(router.metrics()).into());
+        }
+        ("/metrics", _) => *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED,
+        _ => *response.status_mut() = StatusCode::NOT_FOUND,
+    }
+    response
+}
+
+fn page(snapshot: Snapshot) -> String {
     let mut registry = Registry::default();
-    registry.register_collector(Box::new(Reading(router.metrics())));
+    registry.register_collector(Box::new(Reading(snapshot)));
     let mut text = String::new();
     // Writing to a string does not fail.
     let _ = encode(&mut text, &registry);
-    ([(CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text)
+    text
 }
 
 /// One look at the counters.
@@ -143,6 +186,14 @@ fn full(name: &str) -> String {
 
 const KEY: &str = "l7r.metrics.address";
 
+const FORMAT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Connections at the same time; more wait.
+const MOST_READERS: usize = 8;
+
+/// How long one of them lasts at most.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// Failures to listen until that is told.
 const TOLD_AT: u64 = 5;
 
@@ -172,10 +223,7 @@ mod tests {
         snapshot.auth_ok_total = 5;
         snapshot.connect_seconds.counts[1] = 3;
         snapshot.connect_seconds.counts[12] = 1;
-        let mut registry = Registry::default();
-        registry.register_collector(Box::new(Reading(snapshot)));
-        let mut text = String::new();
-        encode(&mut text, &registry).unwrap();
+        let text = page(snapshot);
         for line in [
             "# TYPE qvd_l7r_sessions gauge",
             "qvd_l7r_sessions 2",
