@@ -19,7 +19,7 @@ macro_rules! metrics {
         #[non_exhaustive]
         pub struct Snapshot {
             $($(#[doc = $doc])+ pub $name: u64,)*
-            /// How long connects took, from the request to the 101.
+            /// How long connects took, from when their checks were passed to the 101.
             pub connect_seconds: Times,
         }
 

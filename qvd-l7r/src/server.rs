@@ -185,7 +185,8 @@ impl BoundRouter {
             }
         };
 
-        upkeep::give_back_owed(&shared).await;
+        // What is owed behind that is cleared by the next router of this node.
+        let _ = tokio::time::timeout(LAST_ROWS, upkeep::give_back_owed(&shared)).await;
         let _ = tokio::time::timeout(LAST_WRITES, shared.counters.written()).await;
         background.shutdown().await;
         if let Some(successor) = successor {
@@ -368,6 +369,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// How long connections may take to end once they are told.
 const LAST_CONNECTIONS: Duration = Duration::from_secs(10);
+
+/// How long the rows of sessions that ended at last may take to be given back.
+const LAST_ROWS: Duration = Duration::from_secs(10);
 
 /// How long the counters may take to reach the database at the end.
 const LAST_WRITES: Duration = Duration::from_secs(2);

@@ -1,6 +1,6 @@
 //! The sessions of this process: who can be told to end, and whose rows still have to be given back.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -24,7 +24,7 @@ pub(crate) struct Sessions {
     ended: watch::Sender<bool>,
     live: Mutex<HashMap<SessionId, Arc<Slot>>>,
     /// Rows that could not be given back yet.
-    owed: Mutex<Vec<(VmId, SessionId)>>,
+    owed: Mutex<BTreeSet<(VmId, SessionId)>>,
 }
 
 /// What one session was told. Small: there is one for each session, for as long as it lasts.
@@ -94,14 +94,19 @@ impl Sessions {
         lock(&self.live).len()
     }
 
-    /// Takes the rows that have to be given back.
-    pub(crate) fn take_owed(&self) -> Vec<(VmId, SessionId)> {
-        std::mem::take(&mut *lock(&self.owed))
+    /// The rows that have to be given back.
+    pub(crate) fn owed(&self) -> BTreeSet<(VmId, SessionId)> {
+        lock(&self.owed).clone()
     }
 
-    /// Puts one back that could not be given back now.
+    /// One has to be given back.
     pub(crate) fn owe(&self, vm: VmId, id: SessionId) {
-        lock(&self.owed).push((vm, id));
+        lock(&self.owed).insert((vm, id));
+    }
+
+    /// One was given back.
+    pub(crate) fn given_back(&self, vm: VmId, id: SessionId) {
+        lock(&self.owed).remove(&(vm, id));
     }
 }
 
@@ -248,11 +253,14 @@ mod tests {
     fn a_row_that_was_not_given_back_is_owed() {
         let sessions = Arc::new(Sessions::default());
         drop(sessions.enter(VM, ID));
-        assert!(sessions.take_owed().is_empty(), "never acquired");
+        assert!(sessions.owed().is_empty(), "never acquired");
         let mut ticket = sessions.enter(VM, ID);
         ticket.owes();
         drop(ticket);
-        assert_eq!(sessions.take_owed(), [(VM, ID)]);
+        sessions.owe(VM, ID);
+        assert!(sessions.owed().into_iter().eq([(VM, ID)]), "once, whoever says it");
+        sessions.given_back(VM, ID);
+        assert!(sessions.owed().is_empty());
         assert_eq!(sessions.count(), 0);
     }
 }

@@ -126,7 +126,7 @@ mod tests {
         let (db, ticket) = ticket(&sessions).await;
         tokio::time::pause();
         settle(db, Arc::new(Semaphore::new(0)), ticket).await;
-        assert_eq!(sessions.take_owed().len(), 1);
+        assert_eq!(sessions.owed().len(), 1);
     }
 
     #[tokio::test]

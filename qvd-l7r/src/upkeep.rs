@@ -10,6 +10,7 @@ use qvd_core::config::registry;
 use qvd_core::error::chain;
 use qvd_core::{HostId, TenantId};
 use qvd_db::{Channel, Subscription};
+use tokio::task::JoinSet;
 
 use crate::certificate;
 use crate::node;
@@ -72,17 +73,29 @@ async fn clear_up(shared: &Shared) {
     }
 }
 
-/// Gives back the rows of sessions that could not do it themselves, as long as the database takes them.
+/// Gives back the rows of sessions that could not do it themselves, some at a time, as long as the database takes them.
+///
+/// # Cancellation
+///
+/// What was not given back is owed as before.
 pub(crate) async fn give_back_owed(shared: &Shared) {
-    let mut owed = shared.sessions.take_owed().into_iter();
-    while let Some((vm, session)) = owed.next() {
-        if takeover::give_back(&shared.db, vm, session).await {
-            tracing::info!(vm = %vm, session = %session, "session given back late");
-            continue;
+    let mut owed = shared.sessions.owed().into_iter();
+    let mut under_way = JoinSet::new();
+    let mut goes_on = true;
+    loop {
+        while goes_on && under_way.len() < takeover::MOST_SETTLING {
+            let Some((vm, session)) = owed.next() else { break };
+            let db = shared.db.clone();
+            under_way.spawn(async move { (vm, session, takeover::give_back(&db, vm, session).await) });
         }
-        // The last next time, in case that it is this row alone.
-        for (vm, session) in owed.by_ref().chain([(vm, session)]) {
-            shared.sessions.owe(vm, session);
+        match under_way.join_next().await {
+            None => return,
+            Some(Ok((vm, session, true))) => {
+                shared.sessions.given_back(vm, session);
+                tracing::info!(vm = %vm, session = %session, "session given back late");
+            }
+            // The others that are under way may be more fortunate; the rest waits for the next time.
+            Some(Ok((_, _, false)) | Err(_)) => goes_on = false,
         }
     }
 }

@@ -172,7 +172,7 @@ impl Collector for Reading {
         let Times { counts, sum, .. } = self.0.connect_seconds;
         let limits = Times::LIMITS.into_iter().chain([f64::INFINITY]);
         let buckets: Vec<(f64, u64)> = limits.zip(counts).collect();
-        let what = "How long connects took, from the request to the 101";
+        let what = "How long connects took, from when their checks were passed to the 101";
         let mut told =
             encoder.encode_descriptor("qvd_l7r_connect_seconds", what, None, MetricType::Histogram)?;
         told.encode_histogram::<NoLabelSet>(sum.as_secs_f64(), counts.iter().sum(), &buckets, None)

@@ -190,7 +190,7 @@ async fn in_time(send: impl Future<Output = io::Result<()>>) -> io::Result<()> {
 pub(crate) async fn close<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) {
     let farewell = async {
         stream.shutdown().await?;
-        let mut rest = [0; 512];
+        let mut rest = vec![0; READ_SIZE];
         let mut patience = DRAIN_LIMIT;
         while patience > 0 {
             match stream.read(&mut rest).await? {
