@@ -103,6 +103,28 @@ pub async fn trips(peer: &Peer, sessions: usize, span: Duration) -> Result<(f64,
     Ok((used.as_secs_f64() * 1e6 / times.len() as f64, times))
 }
 
+/// Microseconds that round trips of 64 bytes of one session took while others were sent as much as they could take.
+///
+/// # Errors
+///
+/// When a session breaks.
+pub async fn trips_beside(peer: &Peer, busy: usize, span: Duration) -> Result<Vec<f64>> {
+    // More than any party moves in the time; who is left behind is cut.
+    const MUCH: u64 = 1 << 40;
+    let mut flows = JoinSet::new();
+    for _ in 0..busy {
+        let mut stream = peer.session().await?;
+        flows.spawn(async move { pull(&mut stream, MUCH).await });
+    }
+    tokio::select! {
+        done = trips(peer, 1, span) => done.map(|(_, times)| times),
+        Some(ended) = flows.join_next() => {
+            ended.context("a transfer panicked")??;
+            bail!("a transfer through {} ended too early", peer.name)
+        }
+    }
+}
+
 /// Processor milliseconds of the proxy for each time that something is done, one after another, for a while.
 ///
 /// # Errors

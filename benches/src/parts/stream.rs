@@ -8,7 +8,7 @@ use super::counted;
 use crate::book::Book;
 use crate::desktop::Desktop;
 use crate::figures::{aes_s_per_gib, quantile};
-use crate::load::{bulk, drained, idle, trips};
+use crate::load::{bulk, drained, idle, trips, trips_beside};
 use crate::machine;
 use crate::peers::{self, Certificate, Entry, Peer};
 use crate::place::Place;
@@ -78,8 +78,17 @@ pub async fn run(plan: &Plan, book: &mut Book, aes: &mut f64) -> Result<Section>
 /// What is measured at one go.
 #[derive(Clone, Copy)]
 pub(super) enum Work {
-    Bulk { sessions: usize, down: bool },
-    Trips { sessions: usize },
+    Bulk {
+        sessions: usize,
+        down: bool,
+    },
+    Trips {
+        sessions: usize,
+    },
+    /// Of one session beside others in full flow.
+    Beside {
+        busy: usize,
+    },
 }
 
 impl Work {
@@ -89,6 +98,7 @@ impl Work {
                 format!("{}, {}", if down { "down" } else { "up" }, counted(sessions))
             }
             Self::Trips { sessions } => format!("64-byte trip, {}", counted(sessions)),
+            Self::Beside { busy } => format!("64-byte trip beside {busy} in full flow"),
         }
     }
 }
@@ -103,6 +113,7 @@ fn works(plan: &Plan) -> Vec<Work> {
     }
     if plan.has(Part::Trips) {
         works.extend(SESSIONS.map(|sessions| Work::Trips { sessions }));
+        works.extend([1, 5, 15].map(|busy| Work::Beside { busy }));
     }
     works
 }
@@ -166,11 +177,16 @@ pub(super) async fn measure(book: &mut Book, peer: &Peer, work: Work, span: Dura
             if accounted {
                 book.push(Part::Trips.name(), &name, "CPU µs", peer.name, cpu);
             }
-            for (word, share) in [("p50", 0.5), ("p99", 0.99)] {
-                let value = quantile(&times, share);
-                book.push(Part::Trips.name(), &format!("{name}, {word}"), "µs", peer.name, value);
-            }
+            push_times(book, &name, peer, &times);
         }
+        Work::Beside { busy } => push_times(book, &name, peer, &trips_beside(peer, busy, span).await?),
     }
     Ok(())
+}
+
+fn push_times(book: &mut Book, name: &str, peer: &Peer, times: &[f64]) {
+    for (word, share) in [("p50", 0.5), ("p99", 0.99)] {
+        let value = quantile(times, share);
+        book.push(Part::Trips.name(), &format!("{name}, {word}"), "µs", peer.name, value);
+    }
 }

@@ -5,6 +5,7 @@ use std::task::{Context, Poll, ready};
 
 use super::backlog::is_process_laden;
 use super::buffers::{BUFFER_SIZE, Buffers};
+use super::floor::Flow;
 use super::side::Side;
 use super::splice::{self, Pipe};
 
@@ -46,6 +47,8 @@ pub(super) struct Lane {
     ample: bool,
     /// What the receiver left in a pipe.
     pipe: Option<Pipe>,
+    /// There was more than one buffer to move.
+    flow: Option<Flow>,
     pushed: u64,
 }
 
@@ -54,7 +57,7 @@ impl Lane {
     pub(super) fn beginning_with(mut first: Vec<u8>) -> Self {
         // A buffer that was read into and is empty again is a buffer all the same.
         first.shrink_to_fit();
-        Self { phase: Phase::Open, first, cautious: false, ample: false, pipe: None, pushed: 0 }
+        Self { phase: Phase::Open, first, cautious: false, ample: false, pipe: None, flow: None, pushed: 0 }
     }
 
     /// Memory kept besides the lane itself.
@@ -104,8 +107,8 @@ impl Lane {
         };
     }
 
-    /// Moves bytes until one side would block, something happens that the pump must know, or it is another
-    /// session's turn.
+    /// Moves bytes until one side would block, something happens that the pump must know, or a buffer is full of them
+    /// and others must be looked after.
     pub(super) fn turn<F, T>(
         &mut self,
         cx: &mut Context<'_>,
@@ -117,36 +120,67 @@ impl Lane {
         F: Side,
         T: Side,
     {
-        for _ in 0..BUFFERS_PER_TURN {
-            let delivered = match self.phase {
-                Phase::Open => self.poll_delivered(cx, to, buffers),
-                Phase::Ending => match self.poll_delivered(cx, to, buffers) {
-                    Poll::Ready(Ok(())) => to.poll_finish(cx),
-                    not_yet => not_yet,
-                },
-                Phase::Discarding => Poll::Ready(Ok(())),
-                Phase::Closed => return Turn::Finished,
-            };
-            match delivered {
-                Poll::Pending => return Turn::Waiting,
-                // A receiver that has closed already is as closed as we want it, if it got everything.
-                Poll::Ready(Err(_)) if self.phase == Phase::Open || to.held() + self.piped() > 0 => {
-                    return Turn::WriteBroke;
-                }
-                Poll::Ready(_) => {}
+        // Taken out of the lane, so that every end of the turn but the last gives the floor up.
+        let flow = self.flow.take();
+        if flow.as_ref().is_some_and(|flow| !flow.has_floor(cx)) {
+            self.flow = flow;
+            return Turn::Waiting;
+        }
+        let begun = self.pushed;
+        for _ in 0..MOVES_PER_TURN {
+            if let Some(turn) = self.step(cx, from, to, buffers) {
+                return turn;
             }
-            if self.phase == Phase::Ending {
-                self.phase = Phase::Closed;
-                continue;
-            }
-            match self.move_once(cx, from, to, buffers) {
-                Poll::Pending => return Turn::Waiting,
-                Poll::Ready(Some(turn)) => return turn,
-                Poll::Ready(None) => {}
+            if self.pushed - begun >= BUFFER_SIZE as u64 {
+                break;
             }
         }
-        cx.waker().wake_by_ref();
+        self.flow.insert(flow.unwrap_or_else(|| Flow::enter(cx))).pause(cx);
         Turn::Waiting
+    }
+
+    /// Leaves the floor to others; the lane has its next turn when it is woken.
+    pub(super) fn rest(&mut self) {
+        self.flow = None;
+    }
+
+    /// One delivery and one move; what the turn came to, if it is over.
+    fn step<F, T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut F,
+        to: &mut T,
+        buffers: &mut Buffers,
+    ) -> Option<Turn>
+    where
+        F: Side,
+        T: Side,
+    {
+        let delivered = match self.phase {
+            Phase::Open => self.poll_delivered(cx, to, buffers),
+            Phase::Ending => match self.poll_delivered(cx, to, buffers) {
+                Poll::Ready(Ok(())) => to.poll_finish(cx),
+                not_yet => not_yet,
+            },
+            Phase::Discarding => Poll::Ready(Ok(())),
+            Phase::Closed => return Some(Turn::Finished),
+        };
+        match delivered {
+            Poll::Pending => return Some(Turn::Waiting),
+            // A receiver that has closed already is as closed as we want it, if it got everything.
+            Poll::Ready(Err(_)) if self.phase == Phase::Open || to.held() + self.piped() > 0 => {
+                return Some(Turn::WriteBroke);
+            }
+            Poll::Ready(_) => {}
+        }
+        if self.phase == Phase::Ending {
+            self.phase = Phase::Closed;
+            return None;
+        }
+        match self.move_once(cx, from, to, buffers) {
+            Poll::Pending => Some(Turn::Waiting),
+            Poll::Ready(turn) => turn,
+        }
     }
 
     /// Sends what the receiver kept, or left in a pipe.
@@ -267,10 +301,8 @@ impl Lane {
     }
 }
 
-/// Bounds the work of one session before others have their turn: 4 MiB, two milliseconds where both ends are on this
-/// machine. Half of it costs a seventh more for each byte of many busy sessions, and half more where bytes are spliced:
-/// whoever comes back sooner finds less to take at once.
-const BUFFERS_PER_TURN: usize = 16;
+/// Most moves in a turn, when they are small ones.
+const MOVES_PER_TURN: usize = 8;
 
 /// Most bytes read at once after a short write (protocol page, row 74).
 const CAUTIOUS_READ: usize = 64 << 10;

@@ -1,7 +1,8 @@
 //! The pump: once a desktop is connected, bytes move between two sockets, and nothing else happens.
 //!
-//! It knows no HTTP, no database and no lock, and allocates only for bytes that a receiver would not take yet.
-//! Buffers and pipes belong to the thread: an idle session holds none. This module is the one place to replace for a
+//! It knows no HTTP, no database and, for each chunk, no lock, and allocates only for bytes that a receiver would not
+//! take yet. Buffers and pipes belong to the thread: an idle session holds none. Of a thread's sessions one at a time
+//! moves more than a buffer, so that what others type overtakes it. This module is the one place to replace for a
 //! faster data path.
 //!
 //! ```text
@@ -20,6 +21,7 @@
 
 mod backlog;
 mod buffers;
+mod floor;
 mod lane;
 mod side;
 mod splice;
@@ -81,7 +83,8 @@ pub struct Moved {
 ///
 /// # Cancellation
 ///
-/// Dropping it leaves both sides open, and able to send what they keep.
+/// Dropping it leaves both sides open, and able to send what they keep. While it has bytes to move, other sessions of
+/// its thread may wait for it: whoever keeps it polls it when it is woken.
 #[derive(Debug)]
 pub struct Pump<'a, C, D> {
     client: &'a mut C,
@@ -138,6 +141,7 @@ impl<'a, C: Side, D: Side> Pump<'a, C, D> {
             }
         }
         if self.client_is_gone() {
+            self.down.rest();
             return self.farewell(cx, buffers);
         }
         match self.down.turn(cx, self.desktop, self.client, buffers) {

@@ -1,10 +1,13 @@
 //! The pump over in-memory sockets that read and write in random small pieces and stall at random.
 
+mod floor;
 mod splice;
 mod tls;
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -19,11 +22,13 @@ struct Choppy {
     inner: DuplexStream,
     pieces: Vec<usize>,
     at: usize,
+    /// How many pieces were written.
+    sent: Arc<AtomicUsize>,
 }
 
 impl Choppy {
     fn new(inner: DuplexStream, pieces: &[usize]) -> Self {
-        Self { inner, pieces: pieces.to_vec(), at: 0 }
+        Self { inner, pieces: pieces.to_vec(), at: 0, sent: Arc::default() }
     }
 
     fn next_piece(&mut self, cx: &mut Context<'_>) -> Poll<usize> {
@@ -56,6 +61,7 @@ impl AsyncRead for Choppy {
 impl AsyncWrite for Choppy {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let size = std::task::ready!(self.next_piece(cx)).min(buf.len());
+        self.sent.fetch_add(1, Ordering::Relaxed);
         Pin::new(&mut self.inner).poll_write(cx, &buf[..size])
     }
 

@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 
 use qvd_core::config::Config;
 use rustls::pki_types::pem::PemObject;
@@ -348,44 +348,13 @@ fn a_peer_that_speaks_no_tls_is_told_so() {
     });
 }
 
-/// Counts what its owner sends.
-struct Counted<S> {
-    socket: S,
-    sent: Arc<AtomicUsize>,
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_read(cx, buf)
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.sent.fetch_add(1, Ordering::Relaxed);
-        Pin::new(&mut self.socket).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_shutdown(cx)
-    }
-}
-
 #[test]
 fn tickets_an_answer_and_the_end_go_in_one_piece_and_nobody_who_waits_is_kept_waiting() {
     run(async {
         let pair = Pair::new(&rustls::version::TLS13);
         let (far, near) = duplex(1 << 16);
-        let sent = Arc::new(AtomicUsize::new(0));
-        let near = Counted { socket: near, sent: sent.clone() };
+        let near = Choppy::new(near, &[usize::MAX]);
+        let sent = near.sent.clone();
         let (mut client, mut server) = pair.connect(far, near).await;
         assert_eq!(sent.load(Ordering::Relaxed), 1, "the handshake");
         server.write_all(b"head").await.unwrap();
@@ -397,8 +366,6 @@ fn tickets_an_answer_and_the_end_go_in_one_piece_and_nobody_who_waits_is_kept_wa
         assert_eq!(heard, b"headbody");
 
         let (far, near) = duplex(1 << 16);
-        sent.store(0, Ordering::Relaxed);
-        let near = Counted { socket: near, sent: sent.clone() };
         let (mut client, mut server) = pair.connect(far, near).await;
         server.write_all(b"not flushed").await.unwrap();
         let mut request = [0; 7];
