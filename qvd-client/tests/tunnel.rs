@@ -7,6 +7,7 @@ mod common;
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -121,6 +122,19 @@ async fn bytes_flow_both_ways_and_the_servers_end_ends_it() {
     let complaint = ended.unwrap().complaint.unwrap();
     assert!(complaint.contains("connect again"), "{complaint}");
     assert!(told.contains(&Progress::FirstBytes) && told.contains(&Progress::Started), "{told:?}");
+}
+
+#[tokio::test]
+async fn a_program_that_stays_when_the_server_has_gone_is_ended() {
+    let gone = |mut desktop: Desktop| async move {
+        greet(&mut desktop).await;
+        desktop.shutdown().await.unwrap();
+        // Its end of the connection stays, as long as the client's does.
+        let _ = desktop.read_to_end(&mut Vec::new()).await;
+    };
+    let (ended, told, _dir) = session("hangs", gone, std::future::pending()).await;
+    assert_eq!(ended.unwrap().status.signal(), Some(nix::sys::signal::Signal::SIGTERM as i32));
+    assert_eq!(told.last(), Some(&Progress::Started));
 }
 
 #[tokio::test]

@@ -68,21 +68,31 @@ impl Machine {
 
     /// The first of its processes with this name.
     pub fn find(&self, name: &str) -> Option<i32> {
+        self.named(name).next()
+    }
+
+    fn named(&self, name: &str) -> impl Iterator<Item = i32> {
         // The name is looked at first: this is asked at moments that do not last.
-        numbers().find(|pid| {
+        numbers().filter(move |pid| {
             fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|own| own.trim_end() == name)
                 && namespace(*pid, "pid").as_ref() == Some(&self.pid_namespace)
         })
     }
 
-    /// Kills the first of its processes with this name.
+    /// Kills its processes with this name: a program that is about to run another one has two for a moment.
     ///
     /// # Errors
     ///
     /// When there is none.
     pub fn kill(&self, name: &str) -> Result<()> {
-        let pid = self.find(name).with_context(|| format!("no {name} runs in the machine"))?;
-        kill(Pid::from_raw(pid), Signal::SIGKILL).with_context(|| format!("cannot kill {name}"))
+        let mut killed = Err(anyhow!("no {name} runs in the machine"));
+        for pid in self.named(name) {
+            let ended = kill(Pid::from_raw(pid), Signal::SIGKILL);
+            if killed.is_err() {
+                killed = ended.with_context(|| format!("cannot kill {name}"));
+            }
+        }
+        killed
     }
 
     /// What there still is of it: processes, control groups, mounts, sockets. Empty when nothing is.

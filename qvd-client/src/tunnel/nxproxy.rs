@@ -15,6 +15,7 @@ use nix::unistd::Pid;
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::process::{Child, Command};
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -264,11 +265,18 @@ async fn carry(
 ) -> Result<Ended> {
     let (server, early) = session.into_stream();
     let closed_by_server = AtomicBool::new(false);
+    let over = Notify::new();
     let relaying = relay(server, &early, local, |moment| match moment {
         Moment::FirstBytes => listener(Progress::FirstBytes),
         Moment::Closed => closed_by_server.store(true, Ordering::Relaxed),
+        Moment::Over => over.notify_one(),
     });
     tokio::pin!(relaying);
+    // Told of the end of its link, nxproxy ends; one that does not would keep its user before a dead picture.
+    let overstayed = async {
+        over.notified().await;
+        tokio::time::sleep(EXIT_LIMIT).await;
+    };
     let mut relayed = false;
     let status = tokio::select! {
         result = &mut relaying => {
@@ -279,6 +287,7 @@ async fn carry(
             process.end_soon().await?
         }
         status = process.exited() => status?,
+        () = overstayed => process.end().await?,
         () = cancel => {
             // Asked to end while its link still stands, it says good-bye and the desktop is suspended in order.
             let ending = process.end();

@@ -14,6 +14,8 @@ pub(super) enum Moment {
     FirstBytes,
     /// It ended the stream, in order.
     Closed,
+    /// Nothing more comes from it, in order or not.
+    Over,
 }
 
 /// Sends `early` to `local`, then copies both ways. An end on one side is passed on to the other side's writing half,
@@ -32,12 +34,14 @@ pub(super) async fn relay(
             on(Moment::FirstBytes);
         }
         let mut told = !early.is_empty();
-        copy(server_read, local_write, |moment| {
+        let copied = copy(server_read, local_write, |moment| {
             if moment == Moment::Closed || !std::mem::replace(&mut told, true) {
                 on(moment);
             }
         })
-        .await
+        .await;
+        on(Moment::Over);
+        copied
     };
     let up = copy(local_read, server_write, |_| ());
     tokio::try_join!(down, up).map(|_| ())
@@ -104,6 +108,6 @@ mod tests {
         };
         let (relayed, ()) = tokio::join!(relaying, script);
         relayed.unwrap();
-        assert_eq!(moments.into_inner(), [Moment::FirstBytes, Moment::Closed]);
+        assert_eq!(moments.into_inner(), [Moment::FirstBytes, Moment::Closed, Moment::Over]);
     }
 }
