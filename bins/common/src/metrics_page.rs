@@ -6,9 +6,10 @@
 use std::convert::Infallible;
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use http_body_util::Full;
 use hyper::body::Bytes;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
@@ -23,14 +24,11 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
-use qvd_core::ErrorKind;
 use qvd_core::config::Config;
 use qvd_l7r::{Figure, RouterHandle, Snapshot, Times};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
-use tokio::task::{JoinHandle, JoinSet};
-
-use crate::Failure;
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
 
 /// The page of one router.
 #[derive(Clone, Copy, Debug)]
@@ -42,19 +40,8 @@ pub struct ServedPage(JoinHandle<()>);
 
 impl MetricsPage {
     /// What the configuration wants, if anything.
-    ///
-    /// # Errors
-    ///
-    /// What is there is no address with a port.
-    pub fn wanted(config: &Config) -> Result<Option<Self>, Failure> {
-        let text = config.text(KEY);
-        if text.is_empty() {
-            return Ok(None);
-        }
-        text.parse().map(|address| Some(Self(address))).map_err(|_| {
-            let text = format!("'{KEY}' is '{text}'; it must be an address with a port, as 127.0.0.1:9253");
-            Failure::new(ErrorKind::Invalid, text)
-        })
+    pub fn wanted(config: &Config) -> Option<Self> {
+        config.socket(KEY).map(Self)
     }
 
     /// Serves it until the router gives up its place, from when the address is free. Must be called within a runtime.
@@ -75,7 +62,8 @@ async fn serve(address: SocketAddr, router: RouterHandle) {
         loop {
             match TcpListener::bind(address).await {
                 Ok(listener) => return listener,
-                // At first the router before this one may still be about to leave it.
+                // At first the router before this one may still be about to leave it. The system tells nobody when an
+                // address is free.
                 Err(error) => {
                     failures += 1;
                     if failures == TOLD_AT {
@@ -83,7 +71,7 @@ async fn serve(address: SocketAddr, router: RouterHandle) {
                     }
                 }
             }
-            tokio::time::sleep(RETRY).await;
+            sleep(RETRY).await;
         }
     };
     let listener = tokio::select! {
@@ -92,47 +80,44 @@ async fn serve(address: SocketAddr, router: RouterHandle) {
     };
     tracing::info!(%address, "metrics can be read");
     // The next router waits for the address, and a page is written in no time: nobody is waited for.
+    let look = || router.metrics();
     tokio::select! {
-        () = answer(&listener, &router) => {}
+        () = answer(&listener, look) => {}
         () = router.gives_way() => {}
     }
 }
 
 /// Few at once and not for long: whoever can reach the address must not be able to use up the router's descriptors.
-async fn answer(listener: &TcpListener, router: &RouterHandle) {
-    let places = Arc::new(Semaphore::new(MOST_READERS));
-    let mut readers = JoinSet::new();
+async fn answer(listener: &TcpListener, look: impl Fn() -> Snapshot) {
+    let mut readers = FuturesUnordered::new();
     loop {
-        // Never closed, so that there always comes one.
-        let Ok(place) = places.clone().acquire_owned().await else { return };
-        match listener.accept().await {
-            Ok((reader, _)) => {
-                let router = router.clone();
-                readers.spawn(async move {
-                    let _place = place;
-                    let _ = tokio::time::timeout(PATIENCE, converse(reader, &router)).await;
-                });
-            }
-            Err(error) => {
-                tracing::warn!("a reader of the metrics is not accepted: {error}");
-                tokio::time::sleep(RETRY).await;
-            }
+        tokio::select! {
+            Some(()) = readers.next() => {}
+            accepted = listener.accept(), if readers.len() < MOST_READERS => match accepted {
+                Ok((reader, _)) => readers.push(async {
+                    let _ = timeout(PATIENCE, converse(reader, &look)).await;
+                }),
+                Err(error) => {
+                    tracing::warn!("a reader of the metrics is not accepted: {error}");
+                    // No event says that descriptors are free again.
+                    sleep(RETRY).await;
+                }
+            },
         }
-        while readers.try_join_next().is_some() {}
     }
 }
 
-async fn converse(reader: TcpStream, router: &RouterHandle) -> hyper::Result<()> {
-    let site = service_fn(async |request| Ok::<_, Infallible>(reply(&request, router)));
+async fn converse(reader: TcpStream, look: &impl Fn() -> Snapshot) -> hyper::Result<()> {
+    let site = service_fn(async |request| Ok::<_, Infallible>(reply(&request, look)));
     http1::Builder::new().serve_connection(TokioIo::new(reader), site).await
 }
 
-fn reply<B>(request: &hyper::Request<B>, router: &RouterHandle) -> Response<Full<Bytes>> {
+fn reply<B>(request: &hyper::Request<B>, look: impl Fn() -> Snapshot) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::default());
     match (request.uri().path(), request.method()) {
         ("/metrics", &Method::GET | &Method::HEAD) => {
             response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(FORMAT));
-            *response.body_mut() = Full::new(page(router.metrics()).into());
+            *response.body_mut() = Full::new(page(look()).into());
         }
         ("/metrics", _) => *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED,
         _ => *response.status_mut() = StatusCode::NOT_FOUND,
@@ -202,18 +187,54 @@ const RETRY: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
     use super::*;
 
+    async fn ask(stream: &mut TcpStream, path: &str) -> String {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut heard = String::new();
+        stream.read_to_string(&mut heard).await.unwrap();
+        heard
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_comes_when_all_places_are_taken_waits_until_a_silent_one_is_left() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let readers = async {
+            let mut silent = Vec::new();
+            for _ in 1..MOST_READERS {
+                silent.push(TcpStream::connect(address).await.unwrap());
+            }
+            let begun = tokio::time::Instant::now();
+            let mut last = TcpStream::connect(address).await.unwrap();
+            assert!(ask(&mut last, "/metrics").await.ends_with("# EOF\n"));
+            assert_eq!(begun.elapsed(), Duration::ZERO, "there was a place left");
+            silent.push(TcpStream::connect(address).await.unwrap());
+            let mut late = TcpStream::connect(address).await.unwrap();
+            assert!(ask(&mut late, "/metrics").await.starts_with("HTTP/1.1 200"));
+            assert!(begun.elapsed() >= PATIENCE, "{:?}", begun.elapsed());
+            assert_eq!(silent[0].read(&mut [0]).await.unwrap(), 0);
+        };
+        tokio::select! {
+            () = answer(&listener, Snapshot::default) => {}
+            () = readers => {}
+        }
+    }
+
     #[test]
-    fn an_address_has_a_port() {
-        let config = |text: &str| Config::builder().set(KEY, text).build().unwrap();
-        assert!(MetricsPage::wanted(&config("")).unwrap().is_none());
+    fn nothing_but_the_page_is_there() {
+        let reply = |method: &str, path: &str| {
+            let request = hyper::Request::builder().method(method).uri(path).body(()).unwrap();
+            reply(&request, Snapshot::default).status().as_u16()
+        };
+        assert_eq!([reply("GET", "/metrics"), reply("HEAD", "/metrics?x=1")], [200, 200]);
         assert_eq!(
-            MetricsPage::wanted(&config("[::1]:9253")).unwrap().unwrap().0,
-            "[::1]:9253".parse().unwrap()
+            [reply("POST", "/metrics"), reply("GET", "/"), reply("GET", "/metrics/")],
+            [405, 404, 404]
         );
-        let refused = MetricsPage::wanted(&config("localhost")).unwrap_err().to_string();
-        assert!(refused.contains("'l7r.metrics.address' is 'localhost'"), "{refused}");
     }
 
     #[test]

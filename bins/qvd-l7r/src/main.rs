@@ -93,7 +93,6 @@ fn run(args: &Args) -> Result<(), Failure> {
         Router::check_config(&config)
             .map_err(|e| Failure::new(e.kind(), "cannot use the configuration").because(e))?;
         SessionThreads::check(&config)?;
-        MetricsPage::wanted(&config)?;
         return Account::wanted(&config).map(drop);
     }
     let sockets = process::given_sockets()?;
@@ -117,7 +116,7 @@ async fn route(files: Config, succeed: bool, mut sockets: Vec<TcpListener>) -> R
         () = signals.stop() => return Ok(()),
     };
     let account = Account::wanted(&config)?;
-    let metrics = MetricsPage::wanted(&config)?;
+    let metrics = MetricsPage::wanted(&config);
     process::apply_umask(&config);
     process::make_room(&config);
     // A service manager keeps its sockets, and gives them to the next one itself.

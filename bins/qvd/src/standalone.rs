@@ -43,7 +43,7 @@ pub(crate) async fn run(
 
     let driver = driver(&config)?;
     refuse_to_serve_nothing(driver.as_ref()).await?;
-    let metrics = MetricsPage::wanted(&config)?;
+    let metrics = MetricsPage::wanted(&config);
     let threads = SessionThreads::start(&config)?;
     let router = bind(&db, &config, &threads, listen).await?;
     let (address, fingerprint) = (router.local_addr(), router.fingerprint());

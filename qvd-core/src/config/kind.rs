@@ -1,6 +1,6 @@
 //! The types a value can have, and the check of a text against its type.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use super::value;
 use super::words::split_words;
@@ -39,6 +39,8 @@ pub enum Kind {
     Address,
     /// Addresses to listen on, separated by commas.
     Addresses,
+    /// An IP address with a port.
+    Socket,
     /// An IPv4 address.
     Ipv4,
     /// A prefix length or a dotted mask.
@@ -85,6 +87,7 @@ impl Kind {
             "list" => Self::List,
             "address" => Self::Address,
             "addresses" => Self::Addresses,
+            "socket" => Self::Socket,
             "ipv4" => Self::Ipv4,
             "netmask" => Self::Netmask,
             "networks" => Self::Networks,
@@ -121,6 +124,7 @@ impl Kind {
             | Self::List
             | Self::Address
             | Self::Addresses
+            | Self::Socket
             | Self::Ipv4
             | Self::Netmask
             | Self::Networks
@@ -155,6 +159,7 @@ impl Kind {
             | Self::Octal
             | Self::Address
             | Self::Addresses
+            | Self::Socket
             | Self::Ipv4
             | Self::Netmask
             | Self::Enum(_)
@@ -195,6 +200,7 @@ impl Kind {
                 let addresses = value::list(text, ',');
                 !addresses.is_empty() && addresses.iter().all(|address| is_address(address))
             }
+            Self::Socket => text.parse::<SocketAddr>().is_ok_and(|address| address.port() != 0),
             Self::Ipv4 => text.parse::<Ipv4Addr>().is_ok(),
             Self::Netmask => value::netmask(text).is_some(),
             Self::Networks => value::list(text, ',').iter().all(|network| is_network(network)),
@@ -226,6 +232,7 @@ impl Kind {
             Self::List => "is not a list separated by ','",
             Self::Address => "is not an address (an IP address, a host name, or * for all)",
             Self::Addresses => "is not a list of addresses (IP addresses or host names, or * for all)",
+            Self::Socket => "is not an IP address with a port (such as 127.0.0.1:9253 or [::1]:9253)",
             Self::Ipv4 => "is not an IPv4 address",
             Self::Netmask => "is not a network mask (0-32, or dotted and contiguous)",
             Self::Networks => "is not a list of networks (such as 10.0.0.0/8, fd00::/8)",
@@ -342,6 +349,11 @@ mod tests {
             &["", "a b", "10.0.0", "1.2.3.4.5", "-x"],
         ),
         ("addresses", &["*", "10.0.0.1, [::1]", "localhost,node-1"], &["", ",", "10.0.0.1, a b", "1.2.3"]),
+        (
+            "socket",
+            &["127.0.0.1:9253", "[::1]:80", " 0.0.0.0:65535 "],
+            &["", "127.0.0.1", "::1", "localhost:9253", "127.0.0.1:0", "127.0.0.1:65536", ":80", "*:80"],
+        ),
         ("ipv4", &["10.0.0.1", " 1.2.3.4 "], &["", "10.0.0", "10.0.0.256", "::1", "x"]),
         (
             "netmask",

@@ -35,7 +35,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -207,6 +207,11 @@ impl Config {
     /// A text that must not be shown.
     pub fn secret(&self, key: &str) -> Secret<String> {
         Secret::new(self.text(key))
+    }
+
+    /// An IP address with a port; `None` when not set.
+    pub fn socket(&self, key: &str) -> Option<SocketAddr> {
+        self.str(key).parse().ok()
     }
 
     /// An IPv4 address; `None` when not set.
