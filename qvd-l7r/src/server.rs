@@ -186,7 +186,7 @@ impl BoundRouter {
         };
 
         // What is owed behind that is cleared by the next router of this node.
-        let _ = tokio::time::timeout(LAST_ROWS, upkeep::give_back_owed(&shared)).await;
+        let _ = tokio::time::timeout(LAST_ROWS, upkeep::give_back_owed(&shared.db, &shared.sessions)).await;
         let _ = tokio::time::timeout(LAST_WRITES, shared.counters.written()).await;
         background.shutdown().await;
         if let Some(successor) = successor {

@@ -9,12 +9,12 @@ use std::time::Duration;
 use qvd_core::config::registry;
 use qvd_core::error::chain;
 use qvd_core::{HostId, TenantId};
-use qvd_db::{Channel, Subscription};
+use qvd_db::{Channel, Db, Subscription};
 use tokio::task::JoinSet;
 
 use crate::certificate;
 use crate::node;
-use crate::sessions::Order;
+use crate::sessions::{Order, Sessions};
 use crate::shared::Shared;
 use crate::takeover;
 use crate::tls::Tls;
@@ -65,7 +65,7 @@ async fn obey_aborts(shared: &Shared) {
 async fn clear_up(shared: &Shared) {
     let host = registered(shared).await;
     loop {
-        give_back_owed(shared).await;
+        give_back_owed(&shared.db, &shared.sessions).await;
         if let Err(error) = clear_up_behind_the_dead(shared, host).await {
             tracing::warn!("sessions of routers that died not cleared: {}", chain(&error));
         }
@@ -78,20 +78,20 @@ async fn clear_up(shared: &Shared) {
 /// # Cancellation
 ///
 /// What was not given back is owed as before.
-pub(crate) async fn give_back_owed(shared: &Shared) {
-    let mut owed = shared.sessions.owed().into_iter();
+pub(crate) async fn give_back_owed(db: &Db, sessions: &Sessions) {
+    let mut owed = sessions.owed().into_iter();
     let mut under_way = JoinSet::new();
     let mut goes_on = true;
     loop {
         while goes_on && under_way.len() < takeover::MOST_SETTLING {
             let Some((vm, session)) = owed.next() else { break };
-            let db = shared.db.clone();
+            let db = db.clone();
             under_way.spawn(async move { (vm, session, takeover::give_back(&db, vm, session).await) });
         }
         match under_way.join_next().await {
             None => return,
             Some(Ok((vm, session, true))) => {
-                shared.sessions.given_back(vm, session);
+                sessions.given_back(vm, session);
                 tracing::info!(vm = %vm, session = %session, "session given back late");
             }
             // The others that are under way may be more fortunate; the rest waits for the next time.
@@ -186,3 +186,49 @@ const CONFIG_POLL: Duration = Duration::from_secs(60);
 
 /// How often rows are given back and dead routers looked for.
 const CLEAR_UP: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use qvd_core::{SessionId, VmId};
+
+    use super::*;
+
+    /// More than go side by side.
+    fn owing() -> Sessions {
+        let sessions = Sessions::default();
+        for number in 1..=3 * takeover::MOST_SETTLING as i64 {
+            sessions.owe(VmId::new(number), SessionId::from_u128(number as u128));
+        }
+        sessions
+    }
+
+    #[tokio::test]
+    async fn all_that_is_owed_is_given_back() {
+        let (db, sessions) = (qvd_db::testkit::memory().await, owing());
+        give_back_owed(&db, &sessions).await;
+        assert_eq!(sessions.owed().len(), 0);
+    }
+
+    #[tokio::test]
+    async fn what_the_database_does_not_take_stays_owed() {
+        let (db, sessions) = (qvd_db::testkit::memory().await, owing());
+        let all = sessions.owed();
+        db.close().await;
+        give_back_owed(&db, &sessions).await;
+        assert_eq!(sessions.owed(), all);
+    }
+
+    #[tokio::test]
+    async fn whoever_is_interrupted_owes_the_rest() {
+        let (db, sessions) = (qvd_db::testkit::memory().await, owing());
+        let all = sessions.owed();
+        tokio::select! {
+            biased;
+            () = give_back_owed(&db, &sessions) => panic!("a database takes a while"),
+            () = std::future::ready(()) => {}
+        }
+        assert_eq!(sessions.owed(), all);
+        give_back_owed(&db, &sessions).await;
+        assert_eq!(sessions.owed().len(), 0);
+    }
+}

@@ -16,6 +16,7 @@ case_list![
     moves_of_a_vm_wake_those_who_wait_for_it,
     what_is_rolled_back_wakes_nobody,
     a_listener_of_one_vm_hears_of_that_one_alone,
+    a_session_that_begins_or_ends_is_told_of_its_own_vm,
 ];
 
 /// The hint that must come.
@@ -120,4 +121,31 @@ async fn a_listener_of_one_vm_hears_of_that_one_alone(site: Site) {
     assert_eq!(hint(&mut subscription).await, Hint::Notified(Channel::ConfigChanged));
     Fixture { vm: other, ..world }.run().await;
     assert_eq!(hint(&mut subscription).await, Hint::Notified(Channel::VmState));
+}
+
+async fn a_session_that_begins_or_ends_is_told_of_its_own_vm(site: Site) {
+    let world = Fixture::fill(&site.db).await;
+    let other = site.db.vms().add(Fixture::vm("ana-2", world.user, world.osf)).await.unwrap();
+    let other = Fixture { vm: other, db: site.db.clone(), ..world };
+    world.run().await;
+    other.run().await;
+    let channels = [Channel::VmState, Channel::ConfigChanged];
+    let mut subscription = listening(&site.db, &channels).await.only_vm(other.vm);
+    let sessions = site.db.sessions();
+    for (number, world, is_heard) in [(1, &world, false), (2, &other, true)] {
+        let session = world.session(number).session_id;
+        assert!(sessions.acquire(world.vm, world.session(number)).await.unwrap().is_updated());
+        for is_end in [false, true] {
+            let moved = match is_end {
+                false => sessions.commit(world.vm, session).await,
+                true => sessions.release(world.vm, session).await,
+            };
+            assert!(moved.unwrap().is_updated());
+            site.db.config().set_all(&[("a".to_owned(), format!("{number} {is_end}"))]).await.unwrap();
+            if is_heard {
+                assert_eq!(hint(&mut subscription).await, Hint::Notified(Channel::VmState));
+            }
+            assert_eq!(hint(&mut subscription).await, Hint::Notified(Channel::ConfigChanged));
+        }
+    }
 }
