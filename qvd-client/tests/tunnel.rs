@@ -133,7 +133,9 @@ async fn a_program_that_stays_when_the_server_has_gone_is_ended() {
         let _ = desktop.read_to_end(&mut Vec::new()).await;
     };
     let (ended, told, _dir) = session("hangs", gone, std::future::pending()).await;
-    assert_eq!(ended.unwrap().status.signal(), Some(nix::sys::signal::Signal::SIGTERM as i32));
+    let ended = ended.unwrap();
+    assert_eq!(ended.status.signal(), Some(nix::sys::signal::Signal::SIGTERM as i32));
+    assert!(ended.complaint.unwrap().contains("connect again"));
     assert_eq!(told.last(), Some(&Progress::Started));
 }
 

@@ -189,6 +189,8 @@ const CLEAR_UP: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {
+    use std::task::Poll;
+
     use qvd_core::{SessionId, VmId};
 
     use super::*;
@@ -222,12 +224,16 @@ mod tests {
     async fn whoever_is_interrupted_owes_the_rest() {
         let (db, sessions) = (qvd_db::testkit::memory().await, owing());
         let all = sessions.owed();
+        let some_are_gone = std::future::poll_fn(|_| match sessions.owed().len() < all.len() {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        });
         tokio::select! {
             biased;
-            () = give_back_owed(&db, &sessions) => panic!("a database takes a while"),
-            () = std::future::ready(()) => {}
+            () = some_are_gone => {}
+            () = give_back_owed(&db, &sessions) => panic!("some at a time"),
         }
-        assert_eq!(sessions.owed(), all);
+        assert!(!sessions.owed().is_empty());
         give_back_owed(&db, &sessions).await;
         assert_eq!(sessions.owed().len(), 0);
     }

@@ -82,28 +82,32 @@ async fn serve(address: SocketAddr, router: RouterHandle) {
     // The next router waits for the address, and a page is written in no time: nobody is waited for.
     let look = || router.metrics();
     tokio::select! {
-        () = answer(&listener, look) => {}
+        () = answer(&listener, look, PATIENCE) => {}
         () = router.gives_way() => {}
     }
 }
 
 /// Few at once and not for long: whoever can reach the address must not be able to use up the router's descriptors.
-async fn answer(listener: &TcpListener, look: impl Fn() -> Snapshot) {
+async fn answer(listener: &TcpListener, look: impl Fn() -> Snapshot, patience: Duration) {
     let mut readers = FuturesUnordered::new();
     loop {
         tokio::select! {
             Some(()) = readers.next() => {}
-            accepted = listener.accept(), if readers.len() < MOST_READERS => match accepted {
-                Ok((reader, _)) => readers.push(async {
-                    let _ = timeout(PATIENCE, converse(reader, &look)).await;
-                }),
-                Err(error) => {
-                    tracing::warn!("a reader of the metrics is not accepted: {error}");
-                    // No event says that descriptors are free again.
-                    sleep(RETRY).await;
-                }
-            },
+            reader = next_reader(listener), if readers.len() < MOST_READERS => readers.push(async {
+                let _ = timeout(patience, converse(reader, &look)).await;
+            }),
         }
+    }
+}
+
+async fn next_reader(listener: &TcpListener) -> TcpStream {
+    loop {
+        match listener.accept().await {
+            Ok((reader, _)) => return reader,
+            Err(error) => tracing::warn!("a reader of the metrics is not accepted: {error}"),
+        }
+        // No event says that descriptors are free again.
+        sleep(RETRY).await;
     }
 }
 
@@ -199,29 +203,50 @@ mod tests {
         heard
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn who_comes_when_all_places_are_taken_waits_until_a_silent_one_is_left() {
+    /// Runs readers against a page that leaves them after this time.
+    async fn serving<F: Future>(patience: Duration, readers: impl FnOnce(SocketAddr) -> F) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let readers = async {
-            let mut silent = Vec::new();
-            for _ in 1..MOST_READERS {
-                silent.push(TcpStream::connect(address).await.unwrap());
-            }
-            let begun = tokio::time::Instant::now();
-            let mut last = TcpStream::connect(address).await.unwrap();
-            assert!(ask(&mut last, "/metrics").await.ends_with("# EOF\n"));
-            assert_eq!(begun.elapsed(), Duration::ZERO, "there was a place left");
-            silent.push(TcpStream::connect(address).await.unwrap());
-            let mut late = TcpStream::connect(address).await.unwrap();
-            assert!(ask(&mut late, "/metrics").await.starts_with("HTTP/1.1 200"));
-            assert!(begun.elapsed() >= PATIENCE, "{:?}", begun.elapsed());
-            assert_eq!(silent[0].read(&mut [0]).await.unwrap(), 0);
-        };
+        let readers = readers(listener.local_addr().unwrap());
         tokio::select! {
-            () = answer(&listener, Snapshot::default) => {}
-            () = readers => {}
+            () = answer(&listener, Snapshot::default, patience) => {}
+            _ = readers => {}
         }
+    }
+
+    #[tokio::test]
+    async fn who_comes_when_all_places_are_taken_waits_for_one() {
+        serving(Duration::from_secs(3600), async |address| {
+            let mut readers = Vec::new();
+            for _ in 0..MOST_READERS {
+                readers.push(TcpStream::connect(address).await.unwrap());
+            }
+            let mut late = TcpStream::connect(address).await.unwrap();
+            let waiting = ask(&mut late, "/metrics");
+            tokio::pin!(waiting);
+            // Those who came before are answered meanwhile.
+            for reader in &mut readers[1..] {
+                let mut first = [0; 12];
+                reader.write_all(b"GET /metrics HTTP/1.1\r\nHost: here\r\n\r\n").await.unwrap();
+                tokio::select! {
+                    biased;
+                    answer = &mut waiting => panic!("all places are taken: {answer}"),
+                    read = reader.read_exact(&mut first) => { read.unwrap(); }
+                }
+                assert_eq!(&first, b"HTTP/1.1 200");
+            }
+            drop(readers.swap_remove(0));
+            assert!(waiting.await.ends_with("# EOF\n"));
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_silent_reader_is_left() {
+        serving(Duration::from_millis(20), async |address| {
+            let mut silent = TcpStream::connect(address).await.unwrap();
+            assert_eq!(silent.read(&mut [0]).await.unwrap(), 0);
+        })
+        .await;
     }
 
     #[test]

@@ -272,22 +272,31 @@ async fn carry(
         Moment::Over => over.notify_one(),
     });
     tokio::pin!(relaying);
-    // Told of the end of its link, nxproxy ends; one that does not would keep its user before a dead picture.
+    // Told that nothing more comes, nxproxy ends; one that does not would keep its user before a dead picture.
     let overstayed = async {
         over.notified().await;
         tokio::time::sleep(EXIT_LIMIT).await;
     };
-    let mut relayed = false;
+    let (mut relayed, mut made_to_end) = (false, false);
     let status = tokio::select! {
         result = &mut relaying => {
             if let Err(error) = result {
                 tracing::debug!(%error, "the session's stream broke");
             }
             relayed = true;
-            process.end_soon().await?
+            match timeout(EXIT_LIMIT, process.exited()).await {
+                Ok(status) => status?,
+                Err(_) => {
+                    made_to_end = true;
+                    process.end().await?
+                }
+            }
         }
         status = process.exited() => status?,
-        () = overstayed => process.end().await?,
+        () = overstayed => {
+            made_to_end = true;
+            process.end().await?
+        }
         () = cancel => {
             // Asked to end while its link still stands, it says good-bye and the desktop is suspended in order.
             let ending = process.end();
@@ -308,8 +317,10 @@ async fn carry(
         // nxproxy cannot tell a server that took the session away from a broken network; the stream's end can.
         let taken =
             "the server closed it and does not say why; connect again to go on, or to be told the reason";
+        let unnoticed = || "its connection broke, which nxproxy did not notice".to_owned();
         let complaint = output
             .complaint()
+            .or_else(|| made_to_end.then(unnoticed))
             .map(|words| if closed_by_server.load(Ordering::Relaxed) { taken.to_owned() } else { words });
         Ok(Ended { status, complaint })
     } else {
@@ -370,14 +381,6 @@ impl Process {
         // Reaped: the number may be somebody else's from here on.
         self.group = None;
         Ok(status)
-    }
-
-    /// Its link is gone: it ends by itself, or is made to.
-    async fn end_soon(&mut self) -> Result<ExitStatus> {
-        match timeout(EXIT_LIMIT, self.exited()).await {
-            Ok(status) => status,
-            Err(_) => self.end().await,
-        }
     }
 
     /// Asks it to end, and kills it when it does not.

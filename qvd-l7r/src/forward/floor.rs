@@ -3,8 +3,9 @@
 //! Draining one session for a while costs less for each byte than giving all of them a little in turn: whoever comes back
 //! sooner finds less to take at once. But a keystroke must not wait until all others had their while. So a lane that has
 //! more to move than one buffer asks for the floor. One lane has it at a time; it moves a buffer, lets the runtime look
-//! who else is ready, and goes on, until nothing is left, or it had [`MOST_TURNS`] and others wait. What is small
-//! needs no floor: it waits for a buffer or two, however many sessions are in full flow.
+//! who else is ready, and goes on, until nothing is left, or it had [`MOST_TURNS`] and others wait. What is small needs no
+//! floor and takes no lock: it waits for the holder's buffer, and for one of each lane that became ready with it, however
+//! many wait for the floor.
 //!
 //! ```text
 //! lane A   ▓▓ ▓▓ ▓▓ … 4 MiB            ▓▓ …
@@ -24,7 +25,7 @@ use std::task::{Context, Waker};
 pub(super) struct Flow {
     floor: Arc<Floor>,
     id: u64,
-    /// Since it has the floor.
+    /// Since it asked, or had the floor last.
     turns: u32,
 }
 
@@ -46,7 +47,8 @@ impl Flow {
 
     fn at(floor: &Arc<Floor>, cx: &Context<'_>) -> Self {
         let id = floor.last_id.fetch_add(1, Ordering::Relaxed) + 1;
-        floor.change(id, |lanes| lanes.push_back((id, cx.waker().clone())));
+        let waker = cx.waker().clone();
+        floor.change(id, |lanes| lanes.push_back((id, waker)));
         Self { floor: Arc::clone(floor), id, turns: 0 }
     }
 
@@ -55,11 +57,13 @@ impl Flow {
         if self.floor.holder.load(Ordering::Acquire) == self.id {
             return true;
         }
-        self.floor.change(self.id, |lanes| {
-            let own = lanes.iter_mut().find(|(id, _)| *id == self.id);
-            if let Some((_, waker)) = own {
-                waker.clone_from(cx.waker());
+        let mut waker = cx.waker().clone();
+        // The one before is dropped behind the lock, as it may own what owns another lane.
+        let _before = self.floor.change(self.id, |lanes| {
+            if let Some((_, own)) = lanes.iter_mut().find(|(id, _)| *id == self.id) {
+                std::mem::swap(own, &mut waker);
             }
+            waker
         });
         // It may have become its own meanwhile, when another thread has a hand in it.
         self.floor.holder.load(Ordering::Acquire) == self.id
@@ -86,15 +90,18 @@ impl Flow {
 
 impl Drop for Flow {
     fn drop(&mut self) {
-        self.floor.change(self.id, |lanes| lanes.retain(|(id, _)| *id != self.id));
+        let _own = self.floor.change(self.id, |lanes| {
+            let at = lanes.iter().position(|(id, _)| *id == self.id);
+            at.and_then(|at| lanes.remove(at))
+        });
     }
 }
 
 impl Floor {
     /// Lets a lane change the queue, and wakes another one that has the floor behind that and had it not before.
-    fn change(&self, by: u64, change: impl FnOnce(&mut VecDeque<(u64, Waker)>)) {
+    fn change<T>(&self, by: u64, change: impl FnOnce(&mut VecDeque<(u64, Waker)>) -> T) -> T {
         let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
-        change(&mut lanes);
+        let changed = change(&mut lanes);
         let first = lanes.front();
         let holder = first.map_or(NOBODY, |(id, _)| *id);
         let before = self.holder.swap(holder, Ordering::AcqRel);
@@ -103,13 +110,14 @@ impl Floor {
         if let Some(waker) = waker {
             waker.wake();
         }
+        changed
     }
 }
 
 const NOBODY: u64 = 0;
 
-/// Most turns of a lane while others wait for the floor: 4 MiB, two milliseconds where both ends are on this machine.
-/// With a quarter of it a byte of many busy sessions costs a fifth more.
+/// Most turns of a lane while others wait for the floor: 4 MiB, two milliseconds where both ends are on this machine. Half
+/// of it costs a seventh more for each byte of many busy sessions.
 const MOST_TURNS: u32 = 16;
 
 thread_local! {

@@ -1,6 +1,7 @@
 //! One direction of a session's stream.
 
 use std::io;
+use std::ops::ControlFlow;
 use std::task::{Context, Poll, ready};
 
 use super::backlog::is_process_laden;
@@ -126,12 +127,13 @@ impl Lane {
             self.flow = flow;
             return Turn::Waiting;
         }
-        let begun = self.pushed;
+        let mut moved = 0;
         for _ in 0..MOVES_PER_TURN {
-            if let Some(turn) = self.step(cx, from, to, buffers) {
-                return turn;
+            match self.step(cx, from, to, buffers) {
+                ControlFlow::Continue(bytes) => moved += bytes,
+                ControlFlow::Break(turn) => return turn,
             }
-            if self.pushed - begun >= BUFFER_SIZE as u64 {
+            if moved >= BUFFER_SIZE {
                 break;
             }
         }
@@ -144,14 +146,14 @@ impl Lane {
         self.flow = None;
     }
 
-    /// One delivery and one move; what the turn came to, if it is over.
+    /// One delivery and one move of so many bytes; or what the turn came to, if it is over.
     fn step<F, T>(
         &mut self,
         cx: &mut Context<'_>,
         from: &mut F,
         to: &mut T,
         buffers: &mut Buffers,
-    ) -> Option<Turn>
+    ) -> ControlFlow<Turn, usize>
     where
         F: Side,
         T: Side,
@@ -163,24 +165,21 @@ impl Lane {
                 not_yet => not_yet,
             },
             Phase::Discarding => Poll::Ready(Ok(())),
-            Phase::Closed => return Some(Turn::Finished),
+            Phase::Closed => return ControlFlow::Break(Turn::Finished),
         };
         match delivered {
-            Poll::Pending => return Some(Turn::Waiting),
+            Poll::Pending => return ControlFlow::Break(Turn::Waiting),
             // A receiver that has closed already is as closed as we want it, if it got everything.
             Poll::Ready(Err(_)) if self.phase == Phase::Open || to.held() + self.piped() > 0 => {
-                return Some(Turn::WriteBroke);
+                return ControlFlow::Break(Turn::WriteBroke);
             }
             Poll::Ready(_) => {}
         }
         if self.phase == Phase::Ending {
             self.phase = Phase::Closed;
-            return None;
+            return ControlFlow::Break(Turn::Finished);
         }
-        match self.move_once(cx, from, to, buffers) {
-            Poll::Pending => Some(Turn::Waiting),
-            Poll::Ready(turn) => turn,
-        }
+        self.move_once(cx, from, to, buffers)
     }
 
     /// Sends what the receiver kept, or left in a pipe.
@@ -245,7 +244,7 @@ impl Lane {
         from: &mut F,
         to: &mut T,
         buffers: &mut Buffers,
-    ) -> Poll<Option<Turn>>
+    ) -> ControlFlow<Turn, usize>
     where
         F: Side,
         T: Side,
@@ -253,24 +252,25 @@ impl Lane {
         let spliced = self.splice(cx, from, to, buffers);
         let copied = spliced.is_none();
         let pulled = match spliced {
-            Some(spliced) => ready!(spliced),
-            None if self.first.is_empty() => ready!(from.poll_pull(cx, self.most(), buffers)),
-            None => Ok(self.take_first(buffers)),
+            Some(spliced) => spliced,
+            None if self.first.is_empty() => from.poll_pull(cx, self.most(), buffers),
+            None => Poll::Ready(Ok(self.take_first(buffers))),
         };
         let length = match pulled {
-            Ok(0) => return Poll::Ready(Some(self.no_more(cx, Turn::ReachedEnd))),
-            Err(_) => return Poll::Ready(Some(self.no_more(cx, Turn::ReadBroke))),
-            Ok(length) => length,
+            Poll::Pending => return ControlFlow::Break(Turn::Waiting),
+            Poll::Ready(Ok(0)) => return ControlFlow::Break(self.no_more(cx, Turn::ReachedEnd)),
+            Poll::Ready(Err(_)) => return ControlFlow::Break(self.no_more(cx, Turn::ReadBroke)),
+            Poll::Ready(Ok(length)) => length,
         };
         if copied && self.phase == Phase::Open {
             if to.push(cx, length, buffers).is_err() {
-                return Poll::Ready(Some(Turn::WriteBroke));
+                return ControlFlow::Break(Turn::WriteBroke);
             }
             self.pushed += length as u64;
             self.cautious = to.held() > 0;
             self.ample = length >= splice::MUCH;
         }
-        Poll::Ready(None)
+        ControlFlow::Continue(length)
     }
 
     fn take_first(&mut self, buffers: &mut Buffers) -> usize {
