@@ -5,6 +5,7 @@ use std::future::Future;
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::process::{ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -272,39 +273,24 @@ async fn carry(
         Moment::Over => over.notify_one(),
     });
     tokio::pin!(relaying);
-    // Told that nothing more comes, nxproxy ends; one that does not would keep its user before a dead picture.
-    let overstayed = async {
-        over.notified().await;
-        tokio::time::sleep(EXIT_LIMIT).await;
-    };
-    let (mut relayed, mut made_to_end) = (false, false);
-    let status = tokio::select! {
+    let mut relayed = false;
+    let (status, made_to_end) = tokio::select! {
         result = &mut relaying => {
             if let Err(error) = result {
                 tracing::debug!(%error, "the session's stream broke");
             }
             relayed = true;
-            match timeout(EXIT_LIMIT, process.exited()).await {
-                Ok(status) => status?,
-                Err(_) => {
-                    made_to_end = true;
-                    process.end().await?
-                }
-            }
+            process.end_soon().await?
         }
-        status = process.exited() => status?,
-        () = overstayed => {
-            made_to_end = true;
-            process.end().await?
+        () = over.notified() => {
+            let ended;
+            (ended, relayed) = beside(process.end_soon(), relaying.as_mut()).await;
+            ended?
         }
+        status = process.exited() => (status?, false),
         () = cancel => {
             // Asked to end while its link still stands, it says good-bye and the desktop is suspended in order.
-            let ending = process.end();
-            tokio::pin!(ending);
-            tokio::select! {
-                ended = &mut ending => { ended?; }
-                _ = &mut relaying => { ending.await?; }
-            }
+            beside(process.end(), relaying.as_mut()).await.0?;
             return Err(Error::Cancelled);
         }
     };
@@ -325,6 +311,18 @@ async fn carry(
         Ok(Ended { status, complaint })
     } else {
         Err(Error::NxProxyFailed { last_words: output.last_words() })
+    }
+}
+
+/// What comes of `ending` while bytes still pass, and whether `relaying` is done by then.
+async fn beside<T>(
+    ending: impl Future<Output = T>,
+    relaying: Pin<&mut impl Future<Output = io::Result<()>>>,
+) -> (T, bool) {
+    tokio::pin!(ending);
+    tokio::select! {
+        ended = &mut ending => (ended, false),
+        _ = relaying => (ending.await, true),
     }
 }
 
@@ -381,6 +379,15 @@ impl Process {
         // Reaped: the number may be somebody else's from here on.
         self.group = None;
         Ok(status)
+    }
+
+    /// Nothing more comes to it: it ends by itself, or is made to, so that no user sits before a dead picture; whether it
+    /// was made to.
+    async fn end_soon(&mut self) -> Result<(ExitStatus, bool)> {
+        match timeout(EXIT_LIMIT, self.exited()).await {
+            Ok(status) => Ok((status?, false)),
+            Err(_) => Ok((self.end().await?, true)),
+        }
     }
 
     /// Asks it to end, and kills it when it does not.
