@@ -129,7 +129,11 @@ impl Lane {
         }
         let mut moved = 0;
         for _ in 0..MOVES_PER_TURN {
-            match self.step(cx, from, to, buffers) {
+            let step = match self.deliver(cx, to, buffers) {
+                ControlFlow::Continue(()) => self.move_once(cx, from, to, buffers),
+                ControlFlow::Break(turn) => ControlFlow::Break(turn),
+            };
+            match step {
                 ControlFlow::Continue(bytes) => moved += bytes,
                 ControlFlow::Break(turn) => return turn,
             }
@@ -146,18 +150,13 @@ impl Lane {
         self.flow = None;
     }
 
-    /// One delivery and one move of so many bytes; or what the turn came to, if it is over.
-    fn step<F, T>(
+    /// Delivers what was moved before, and the end behind it; what the turn came to, if no more can be moved.
+    fn deliver<T: Side>(
         &mut self,
         cx: &mut Context<'_>,
-        from: &mut F,
         to: &mut T,
         buffers: &mut Buffers,
-    ) -> ControlFlow<Turn, usize>
-    where
-        F: Side,
-        T: Side,
-    {
+    ) -> ControlFlow<Turn> {
         let delivered = match self.phase {
             Phase::Open => self.poll_delivered(cx, to, buffers),
             Phase::Ending => match self.poll_delivered(cx, to, buffers) {
@@ -179,7 +178,7 @@ impl Lane {
             self.phase = Phase::Closed;
             return ControlFlow::Break(Turn::Finished);
         }
-        self.move_once(cx, from, to, buffers)
+        ControlFlow::Continue(())
     }
 
     /// Sends what the receiver kept, or left in a pipe.
@@ -237,7 +236,7 @@ impl Lane {
         Some(moved)
     }
 
-    /// One read, one write.
+    /// One read, one write, of so many bytes; or what the turn came to, if it is over.
     fn move_once<F, T>(
         &mut self,
         cx: &mut Context<'_>,

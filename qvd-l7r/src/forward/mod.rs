@@ -1,9 +1,9 @@
 //! The pump: once a desktop is connected, bytes move between two sockets, and nothing else happens.
 //!
 //! It knows no HTTP and no database, takes no lock for what fits a buffer, and allocates only for bytes that a receiver
-//! would not take yet. Buffers and pipes belong to the thread: an idle session holds none. Of a thread's sessions one at a time
-//! moves more than a buffer, so that what others type overtakes it. This module is the one place to replace for a
-//! faster data path.
+//! would not take yet. Buffers and pipes belong to the thread: an idle session holds none. Of a thread's sessions one
+//! at a time moves more than a buffer, so that what others type overtakes it. This module is the one place to replace
+//! for a faster data path.
 //!
 //! ```text
 //!          TlsStream                                       PlainStream
@@ -83,8 +83,8 @@ pub struct Moved {
 ///
 /// # Cancellation
 ///
-/// Dropping it leaves both sides open, and able to send what they keep. While it has more to move than a buffer, others of
-/// its thread that have so too may wait for it: whoever keeps it unfinished polls it when it is woken.
+/// Dropping it leaves both sides open, and able to send what they keep. While it has more to move than a buffer, others
+/// of its thread that have so too may wait for it: whoever keeps it unfinished polls it when it is woken.
 #[derive(Debug)]
 pub struct Pump<'a, C, D> {
     client: &'a mut C,
@@ -193,13 +193,14 @@ impl<C: Side, D: Side> Future for Pump<'_, C, D> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Ended> {
         let pump = self.get_mut();
-        let over = with_buffers(|buffers| pump.turn(cx, buffers));
-        if over {
-            pump.up.rest();
-            pump.down.rest();
+        if !with_buffers(|buffers| pump.turn(cx, buffers)) {
+            return Poll::Pending;
         }
+        // Whoever keeps a pump that is done keeps nobody waiting.
+        pump.up.rest();
+        pump.down.rest();
         // Over means that some lane ended, and each end is noted; the fallback is never seen.
-        if over { Poll::Ready(pump.ended.unwrap_or(Ended::ByClient)) } else { Poll::Pending }
+        Poll::Ready(pump.ended.unwrap_or(Ended::ByClient))
     }
 }
 

@@ -159,8 +159,7 @@ fn a_finished_session_that_is_kept_does_not_keep_the_floor() {
     run(async {
         // The desktop is gone; the client still talks, and is not waited for.
         let client = actor(Mood::Flows, false);
-        let (mut from, mut to) = (client.clone(), actor(Mood::Ended, false));
-        to.mood.set(Mood::Broken);
+        let (mut from, mut to) = (client.clone(), actor(Mood::Broken, false));
         let mut first = Pump::new(&mut from, &mut to, Prefix::default());
         first.down.end();
         while Pin::new(&mut first).poll(&mut Context::from_waker(std::task::Waker::noop())).is_pending() {
