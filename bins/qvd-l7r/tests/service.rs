@@ -273,6 +273,14 @@ fn metrics_are_read_where_they_are_wanted_and_of_the_successor_behind_a_successi
     assert!(page.contains("\nqvd_l7r_requests_total 1\n") && page.ends_with("# EOF\n"), "{page}");
     assert!(get(place, "/").starts_with("HTTP/1.1 404"));
 
+    // Those who only hold on take few of the router's descriptors.
+    let descriptors = || fs::read_dir(format!("/proc/{}/fd", service.pid())).unwrap().count();
+    let usual = descriptors();
+    let idle: Vec<_> = (0..100).map(|_| TcpStream::connect((Ipv4Addr::LOCALHOST, place)).unwrap()).collect();
+    assert!(descriptors() <= usual + 10, "{usual}, then {}", descriptors());
+    drop(idle);
+    assert!(get(place, "/metrics").starts_with("HTTP/1.1 200"));
+
     let (before, said) = service.succeed();
     before.ended();
     service.hear(said, "metrics can be read");
