@@ -36,7 +36,8 @@ fn values_come_in_their_types() {
     let config = from_file(
         "l7r.use_ssl = off\nvm.kvm.cpus = 7\ninternal.vm.reserved_cpu = 1.5\ninternal.l7r.timeout.vma = 0.2\n\
          hkd.user.umask = 0027\npath.log = /a b\nclient.usb.share_list = 1:2@x , 3:4\nvm.network.gateway = 10.0.0.1\n\
-         vm.network.netmask = 255.255.0.0\nclient.geometry = 800x600\nl7r.metrics.address = 127.0.0.1:9253\nlog.level = debug\npaths.exec_path = /bin:/sbin\n",
+         vm.network.netmask = 255.255.0.0\nclient.geometry = 800x600\nlog.level = debug\npaths.exec_path = /bin:/sbin\n\
+         l7r.metrics.address = 127.0.0.1:9253\n",
     );
     assert!(!config.flag("l7r.use_ssl") && config.flag("vm.kvm.virtio"));
     assert_eq!((config.integer("vm.kvm.cpus"), config.number("internal.vm.reserved_cpu")), (7, 1.5));
